@@ -1,0 +1,1 @@
+"""Command entries: python -m jobs.<verb> recipe.yaml key=value ..."""

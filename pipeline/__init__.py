@@ -1,0 +1,1 @@
+"""Shards to trained, evaluated and tracked models."""

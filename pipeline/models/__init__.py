@@ -1,0 +1,1 @@
+"""HKAFER, HDF and their parts."""

@@ -1,0 +1,1 @@
+"""Raw facial-expression data sets to aligned Parquet shards."""
