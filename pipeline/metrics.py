@@ -36,6 +36,32 @@ class Scores:
     confusion: tuple[tuple[int, ...], ...]
     """Rows = truth, columns = prediction."""
 
+    @classmethod
+    def from_counts(cls, counts: Tensor | np.ndarray, classes: Sequence[str]) -> "Scores":
+        """Derive UAR, WAR and per-class recall from a confusion matrix of counts.
+
+        Raises:
+            ValueError: the matrix is not an integer (K, K) for these K classes, or holds no sample.
+        """
+        matrix = counts.cpu().numpy() if isinstance(counts, Tensor) else np.asarray(counts)
+        _check_counts(matrix)
+        if len(matrix) != len(classes):
+            raise ValueError(f"confusion matrix of {len(matrix)} classes, but {len(classes)} class names")
+        support, correct = matrix.sum(axis=1).tolist(), matrix.diagonal().tolist()
+        if not sum(support):
+            raise ValueError("no labelled sample was evaluated: there is nothing to score")
+        recall = [c / n if n else None for c, n in zip(correct, support, strict=True)]
+        return cls(
+            uar=float(np.mean([value for value in recall if value is not None])),
+            war=sum(correct) / sum(support),
+            classes=tuple(classes),
+            recall=tuple(recall),
+            support=tuple(support),
+            empty=tuple(name for name, n in zip(classes, support, strict=True) if not n),
+            samples=sum(support),
+            confusion=tuple(tuple(row) for row in matrix.tolist()),
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary, ready for JSON."""
         return asdict(self)
@@ -47,34 +73,41 @@ class Scores:
         return {f"{prefix}/uar": self.uar, f"{prefix}/war": self.war} | by_class
 
 
-def empty_confusion(classes: int, device: torch.device | str = "cpu") -> Tensor:
-    """Confusion matrix without any sample: int64 (K, K)."""
-    return torch.zeros(classes, classes, dtype=torch.int64, device=device)
+def confusion_counts(labels_B: Tensor | np.ndarray, predicted_B: Tensor | np.ndarray, classes: int) -> Tensor:
+    """Count predictions: int64 (K, K) on the device of the labels; rows = truth, columns = prediction.
+
+    Rows labelled -1 are ignored, whatever was predicted. No row at all gives a matrix of zeros.
+
+    Raises:
+        ValueError: not two integer vectors of one length, or a class index outside 0 .. K-1.
+    """
+    labels_B, predicted_B = torch.as_tensor(labels_B), torch.as_tensor(predicted_B)
+    for name, vector in (("labels", labels_B), ("predictions", predicted_B)):
+        if vector.ndim != 1 or vector.is_floating_point() or len(vector) != len(labels_B):
+            raise ValueError(
+                f"{name} are {vector.dtype} {tuple(vector.shape)}: need integers, one per label ({len(labels_B)})"
+            )
+    counted = labels_B != IGNORED
+    labels_B, predicted_B = labels_B[counted].long(), predicted_B.to(labels_B.device)[counted].long()
+    for name, vector in (("label", labels_B), ("prediction", predicted_B)):
+        outside = vector[(vector < 0) | (vector >= classes)]
+        if outside.numel():
+            raise ValueError(f"{name} {int(outside[0])} is outside 0 .. {classes - 1}")
+    cells = torch.bincount(labels_B * classes + predicted_B, minlength=classes * classes)
+    return cells.reshape(classes, classes)
 
 
 def confusion(logits_BK: Tensor, labels_B: Tensor) -> Tensor:
-    """Count one batch: int64 (K, K) on the device of the logits; rows = truth, columns = argmax.
-
-    Rows labelled -1 are ignored, whatever their logits are. Of equal logits the first class wins.
+    """Count one batch of logits, the class with the greatest logit (ties: the first) being predicted.
 
     Raises:
-        ValueError: shapes do not agree, a label is outside -1 .. K-1, or a counted logit is not finite.
+        ValueError: as `confusion_counts`, or logits that are not (B, K) or not finite where counted.
     """
     if logits_BK.ndim != 2 or labels_B.shape != logits_BK.shape[:1]:
-        raise ValueError(
-            f"logits {tuple(logits_BK.shape)} and labels {tuple(labels_B.shape)}: need (B, K) and (B,)"
-        )
-    classes = logits_BK.shape[1]
-    labels_B = labels_B.to(device=logits_BK.device, dtype=torch.int64)
-    outside = labels_B[(labels_B < IGNORED) | (labels_B >= classes)]
-    if outside.numel():
-        raise ValueError(f"label {int(outside[0])} is outside {IGNORED} .. {classes - 1}")
-    counted = labels_B != IGNORED
-    logits_BK, labels_B = logits_BK[counted], labels_B[counted]
-    if not logits_BK.isfinite().all():
+        raise ValueError(f"logits {tuple(logits_BK.shape)} and labels {tuple(labels_B.shape)}: need (B, K) and (B,)")
+    if not logits_BK[labels_B != IGNORED].isfinite().all():
         raise ValueError("logits are not finite: a diverged model has no prediction to count")
-    cells = torch.bincount(labels_B * classes + logits_BK.argmax(dim=1), minlength=classes * classes)
-    return cells.reshape(classes, classes)
+    return confusion_counts(labels_B, logits_BK.argmax(dim=1), logits_BK.shape[1])
 
 
 def merge(counts: Iterable[Tensor]) -> Tensor:
@@ -92,34 +125,6 @@ def merge(counts: Iterable[Tensor]) -> Tensor:
     if len(sizes) > 1:
         raise ValueError(f"confusion matrices of {sizes} classes cannot be added")
     return torch.stack([matrix.to(torch.int64) for matrix in matrices]).sum(dim=0)
-
-
-def score(counts: Tensor | np.ndarray, classes: Sequence[str]) -> Scores:
-    """Derive UAR, WAR and per-class recall from a confusion matrix of counts.
-
-    A class without samples has no recall: it is left out of UAR and listed in `empty`.
-
-    Raises:
-        ValueError: the matrix is not an integer (K, K) for these K classes, or holds no sample.
-    """
-    matrix = counts.cpu().numpy() if isinstance(counts, Tensor) else np.asarray(counts)
-    _check_counts(matrix)
-    if len(matrix) != len(classes):
-        raise ValueError(f"confusion matrix of {len(matrix)} classes, but {len(classes)} class names")
-    support, correct = matrix.sum(axis=1), matrix.diagonal()
-    if not support.sum():
-        raise ValueError("no labelled sample was evaluated: there is nothing to score")
-    recall = [int(c) / int(n) if n else None for c, n in zip(correct, support, strict=True)]
-    return Scores(
-        uar=float(np.mean([value for value in recall if value is not None])),
-        war=int(correct.sum()) / int(support.sum()),
-        classes=tuple(classes),
-        recall=tuple(recall),
-        support=tuple(support.tolist()),
-        empty=tuple(name for name, n in zip(classes, support, strict=True) if not n),
-        samples=int(support.sum()),
-        confusion=tuple(tuple(row) for row in matrix.tolist()),
-    )
 
 
 def _check_counts(matrix: np.ndarray) -> None:

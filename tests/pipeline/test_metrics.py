@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix
 
-from pipeline.metrics import confusion, empty_confusion, merge, score
+from pipeline.metrics import Scores, confusion, confusion_counts, merge
 
 NAMES = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
 
@@ -32,18 +32,17 @@ def as_logits(predicted: list[int], classes: int) -> torch.Tensor:
 def test_scores_equal_those_of_scikit_learn(case: tuple[int, list[int], list[int]]) -> None:
     classes, truth, predicted = case
     counts = confusion(as_logits(predicted, classes), torch.tensor(truth))
-    scores = score(counts, NAMES[:classes])
+    scores = Scores.from_counts(counts, NAMES[:classes])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-learn warns of classes that are predicted but absent
         assert scores.uar == pytest.approx(balanced_accuracy_score(truth, predicted))
     assert scores.war == pytest.approx(accuracy_score(truth, predicted))
     assert np.array_equal(counts.numpy(), confusion_matrix(truth, predicted, labels=range(classes)))
+    assert torch.equal(counts, confusion_counts(np.array(truth), np.array(predicted), classes))
 
 
 @given(predictions(), st.integers(1, 7))
-def test_counts_do_not_depend_on_how_samples_are_split(
-    case: tuple[int, list[int], list[int]], parts: int
-) -> None:
+def test_counts_do_not_depend_on_how_samples_are_split(case: tuple[int, list[int], list[int]], parts: int) -> None:
     classes, truth, predicted = case
     logits, labels = as_logits(predicted, classes), torch.tensor(truth)
     shares = [confusion(logits[rank::parts], labels[rank::parts]) for rank in range(parts)]
@@ -59,11 +58,11 @@ def test_ignored_rows_are_not_counted_even_when_they_are_not_finite() -> None:
 
 
 def test_a_batch_of_padding_only_counts_nothing() -> None:
-    assert torch.equal(confusion(torch.zeros(2, 3), torch.tensor([-1, -1])), empty_confusion(3))
+    assert not confusion(torch.zeros(2, 3), torch.tensor([-1, -1])).any()
 
 
 def test_a_class_without_samples_is_left_out_and_listed() -> None:
-    scores = score(np.array([[3, 1, 0], [0, 0, 0], [1, 0, 1]]), ("happy", "sad", "fear"))
+    scores = Scores.from_counts(np.array([[3, 1, 0], [0, 0, 0], [1, 0, 1]]), ("happy", "sad", "fear"))
     assert scores.uar == pytest.approx((0.75 + 0.5) / 2)
     assert scores.war == pytest.approx(4 / 6)
     assert scores.empty == ("sad",)
@@ -74,7 +73,7 @@ def test_a_class_without_samples_is_left_out_and_listed() -> None:
 
 
 def test_scores_are_ready_for_json() -> None:
-    scores = score(torch.tensor([[2, 0], [0, 0]]), ("happy", "sad"))
+    scores = Scores.from_counts(torch.tensor([[2, 0], [0, 0]]), ("happy", "sad"))
     back = json.loads(json.dumps(scores.to_dict()))
     assert back["recall"] == [1.0, None]
     assert back["confusion"] == [[2, 0], [0, 0]]
@@ -83,7 +82,7 @@ def test_scores_are_ready_for_json() -> None:
 @pytest.mark.parametrize(
     ("logits", "labels", "message"),
     [
-        (torch.zeros(2, 3), torch.tensor([0, 3]), "label 3 is outside -1 .. 2"),
+        (torch.zeros(2, 3), torch.tensor([0, 3]), "label 3 is outside 0 .. 2"),
         (torch.zeros(2, 3), torch.tensor([-2, 0]), "label -2 is outside"),
         (torch.zeros(2, 3), torch.tensor([0]), "need \\(B, K\\) and \\(B,\\)"),
         (torch.full((1, 3), float("inf")), torch.tensor([0]), "not finite"),
@@ -92,6 +91,19 @@ def test_scores_are_ready_for_json() -> None:
 def test_impossible_batches_are_refused(logits: torch.Tensor, labels: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         confusion(logits, labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "predicted", "message"),
+    [
+        (np.array([0.0, np.nan]), np.array([0, 1]), "labels are torch.float64 \\(2,\\): need integers"),
+        (np.array([0, 1]), np.array([0]), "predictions are torch.int64 \\(1,\\): need integers, one per label \\(2\\)"),
+        (np.array([0, 1]), np.array([0, 2]), "prediction 2 is outside 0 .. 1"),
+    ],
+)
+def test_impossible_predictions_are_refused(labels: np.ndarray, predicted: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        confusion_counts(labels, predicted, 2)
 
 
 @pytest.mark.parametrize(
@@ -106,11 +118,11 @@ def test_impossible_batches_are_refused(logits: torch.Tensor, labels: torch.Tens
 )
 def test_impossible_counts_are_refused(counts: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        score(counts, ("happy", "sad"))
+        Scores.from_counts(counts, ("happy", "sad"))
 
 
 def test_counts_of_different_class_sets_are_not_added() -> None:
     with pytest.raises(ValueError, match="\\[2, 3\\] classes cannot be added"):
-        merge([empty_confusion(2), empty_confusion(3)])
+        merge([torch.zeros(2, 2, dtype=torch.int64), torch.zeros(3, 3, dtype=torch.int64)])
     with pytest.raises(ValueError, match="no confusion matrix"):
         merge([])
