@@ -46,7 +46,7 @@ class HkaferSettings(Settings):
     name: Literal["hkafer"] = "hkafer"
     encoder: str = "vit_base_patch16_224"
     """timm name of a vision transformer."""
-    encoder_args: dict[str, Any] = {}
+    encoder_args: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of timm.create_model, e.g. {img_size: 96}."""
     pretrained: bool = False
     """Fetch the encoder's weights from the model hub (needs a network)."""
@@ -99,6 +99,8 @@ class DataSettings(Settings):
     """Split to use: rows marked `<split>/train` train, rows marked `<split>/test` test."""
     val_share: float = Field(default=0.15, ge=0, lt=0.5)
     """Share of train cut off for validation, whole subjects where subjects are known."""
+    test_share: float = Field(default=0.2, ge=0, lt=0.5)
+    """Share of train cut off for testing, only where the split has no test part of its own."""
     frames: int = Field(default=16, ge=1, le=512)
     """Frames per clip that the model sees, drawn from those stored."""
     image_px: int = Field(default=112, ge=16, le=1024)
@@ -106,6 +108,8 @@ class DataSettings(Settings):
     batch_size: int = Field(default=16, ge=1)
     """Clips per step and worker."""
     augment: AugmentSettings = AugmentSettings()
+    cache_mib: int = Field(default=2048, ge=0)
+    """A worker whose decoded share fits into this keeps it in memory; larger sets stream every epoch."""
 
 
 class LossSettings(Settings):
@@ -145,7 +149,7 @@ class RunSettings(Settings):
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9_.-]+$")
     """Name of the logical run; the same name continues an interrupted run."""
     dir: str = "runs"
-    """Directory (or URI) of run folders, reachable from every node."""
+    """Directory of run folders; on a cluster a path that every node mounts."""
     workers: int = Field(default=1, ge=1)
     """Training workers (one process each)."""
     use_gpu: bool | Literal["auto"] = "auto"
