@@ -38,9 +38,7 @@ class ManifestError(ValueError):
     def __init__(self, source: str, faults: Sequence[str]) -> None:
         self.faults = list(faults)
         noun = "fault" if len(self.faults) == 1 else "faults"
-        super().__init__(
-            f"{source}: {len(self.faults)} {noun}\n" + "\n".join(f"  - {f}" for f in self.faults)
-        )
+        super().__init__(f"{source}: {len(self.faults)} {noun}\n" + "\n".join(f"  - {f}" for f in self.faults))
 
 
 @dataclass(frozen=True)
@@ -91,9 +89,7 @@ def _row_faults(row: Mapping[str, Any]) -> list[str]:
     if row.get("media") in ("video", "image") and len(uris) != 1:
         faults.append(f"{row['media']} needs exactly one uri, has {len(uris)}")
     if row.get("label") not in ("", CONTEMPT, *EMOTIONS):
-        faults.append(
-            f"label = {row.get('label')!r}: use a canonical emotion ({', '.join(EMOTIONS)}, {CONTEMPT})"
-        )
+        faults.append(f"label = {row.get('label')!r}: use a canonical emotion ({', '.join(EMOTIONS)}, {CONTEMPT})")
     splits = row.get("splits") or []
     faults += [f"split {split!r}: write it as fold/part" for split in splits if not _SPLIT.fullmatch(split)]
     for column, length in _LENGTHS.items():
@@ -111,6 +107,4 @@ def _missing_media(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     absent = [row["sample_id"] for row in rows if not row["uris"] or not Path(row["uris"][0]).exists()]
     if not absent:
         return []
-    return [
-        f"{len(absent)} of {len(rows)} samples have no media file (first: {absent[0]}): they become rejects"
-    ]
+    return [f"{len(absent)} of {len(rows)} samples have no media file (first: {absent[0]}): they become rejects"]
