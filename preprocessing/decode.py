@@ -48,7 +48,7 @@ def check_file(path: str) -> None:
         if not file.exists():
             raise ClipError(RejectKind.MISSING, "read", f"{path}: does not exist")
         if file.is_dir():
-            raise ClipError(*_folder_fault(file))
+            raise ClipError(RejectKind.UNREADABLE, "read", f"{path}: is a folder, not a file")
         head = read_head(path)
     except OSError as error:
         raise ClipError(RejectKind.UNREADABLE, "read", f"{path}: {error.strerror}") from None
@@ -87,6 +87,8 @@ def _read_image(path: str, settings: DecodeSettings) -> Frames:
 
 def _read_folder(uris: Sequence[str], frames: int, settings: DecodeSettings) -> Frames:
     """Sample on the frame numbers: gaps are frames that the data set's authors removed, so they are time too."""
+    if len(uris) == 1 and Path(uris[0]).is_dir():
+        raise ClipError(RejectKind.EMPTY, "read", f"{uris[0]}: the frame folder holds no picture")
     clock = _frame_clock(uris)
     usable = list(range(len(uris)))
     images: dict[int, np.ndarray] = {}
@@ -136,9 +138,3 @@ def _still_frames(
         decoder_version=DECODER_VERSION,
         salvaged=salvaged,
     )
-
-
-def _folder_fault(folder: Path) -> tuple[RejectKind, str, str]:
-    if any(folder.iterdir()):
-        return RejectKind.UNREADABLE, "read", f"{folder}: is a folder, not a media file"
-    return RejectKind.EMPTY, "read", f"{folder}: the folder holds no picture"

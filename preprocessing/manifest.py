@@ -1,5 +1,6 @@
 """The sample table: what every data-set reader yields, validated as a whole."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,16 +30,20 @@ SAMPLE_SCHEMA = pa.schema(
 )
 
 _SPLIT = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
+_SHOWN_FAULTS = 50
 _LENGTHS = {"face_box": 4, "face_landmarks": 10}
 
 
 class ManifestError(ValueError):
-    """All faults of a data set at once: one line each, with path and line where there is one."""
+    """All faults of a data set at once, with path and line where there is one; the message shows the first 50."""
 
     def __init__(self, source: str, faults: Sequence[str]) -> None:
         self.faults = list(faults)
         noun = "fault" if len(self.faults) == 1 else "faults"
-        super().__init__(f"{source}: {len(self.faults)} {noun}\n" + "\n".join(f"  - {f}" for f in self.faults))
+        lines = [f"  - {fault}" for fault in self.faults[:_SHOWN_FAULTS]]
+        if len(self.faults) > _SHOWN_FAULTS:
+            lines.append(f"  ... and {len(self.faults) - _SHOWN_FAULTS} more")
+        super().__init__("\n".join([f"{source}: {len(self.faults)} {noun}", *lines]))
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class Manifest:
         if not rows and not faults:
             faults.append("no sample was found: check that the root holds the data set")
         if faults:
-            raise ManifestError(str(source), faults)
+            raise ManifestError(str(source), list(dict.fromkeys(faults)))
         rows = rows[:limit]
         table = pa.Table.from_pylist([dict(row) for row in rows], schema=SAMPLE_SCHEMA)
         return cls(table, [*warnings, *_missing_media(rows)])
@@ -85,7 +90,8 @@ def _row_faults(row: Mapping[str, Any]) -> list[str]:
     if row.get("media") not in MEDIA:
         faults.append(f"media = {row.get('media')!r}: use one of {', '.join(MEDIA)}")
     uris = row.get("uris") or []
-    faults += [f"uri {uri!r} is not an absolute path" for uri in uris if not Path(uri).is_absolute()]
+    faults += [f"uri {uri!r} is not an absolute path" for uri in uris if not os.path.isabs(uri)]  # noqa: PTH117 - of a million frames
+    faults += [f"uri {uri!r} is not valid UTF-8: rename it" for uri in uris if not _is_utf8(uri)]
     if row.get("media") in ("video", "image") and len(uris) != 1:
         faults.append(f"{row['media']} needs exactly one uri, has {len(uris)}")
     if row.get("label") not in ("", CONTEMPT, *EMOTIONS):
@@ -96,6 +102,14 @@ def _row_faults(row: Mapping[str, Any]) -> list[str]:
         if row.get(column) is not None and len(row[column]) != length:
             faults.append(f"{column} has {len(row[column])} numbers, needs {length}")
     return [f"{name}: {fault}" for fault in faults]
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _duplicate_ids(rows: Sequence[Mapping[str, Any]]) -> list[str]:
