@@ -106,9 +106,9 @@ class TemporalGate(nn.Module):
 
     def _pool(self, x_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
         """Means and maxima over space and channel bins, each (B, T, S)."""
-        bins = self.mix.in_features
-        mean_BTC = x_BCTHW.mean(dim=(3, 4), dtype=_wide(x_BCTHW)).transpose(1, 2)
-        max_BTC = x_BCTHW.amax(dim=(3, 4)).to(_wide(x_BCTHW)).transpose(1, 2)
+        bins, wide = self.mix.in_features, torch.promote_types(x_BCTHW.dtype, torch.float32)
+        mean_BTC = x_BCTHW.mean(dim=(3, 4), dtype=wide).transpose(1, 2)
+        max_BTC = x_BCTHW.amax(dim=(3, 4)).to(wide).transpose(1, 2)
         pool_max = F.adaptive_avg_pool1d if self.variant == "paper" else F.adaptive_max_pool1d
         return F.adaptive_avg_pool1d(mean_BTC, bins), pool_max(max_BTC, bins)
 
@@ -141,8 +141,9 @@ class FrequencyGate(nn.Module):
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         """Gate (B, 1, 1, H, W), in float32 or wider."""
+        wide = torch.promote_types(x_BCTHW.dtype, torch.float32)
         # All channels share the filter bank, so their sum goes through it once.
-        plane_B11HW = x_BCTHW.sum(dim=(1, 2), keepdim=True, dtype=_wide(x_BCTHW)) / x_BCTHW.shape[2]
+        plane_B11HW = x_BCTHW.sum(dim=(1, 2), keepdim=True, dtype=wide) / x_BCTHW.shape[2]
         spectrum_BF1HW = F.conv3d(plane_B11HW, self.filters, padding=PADDING)
         noisy_BF1HW = spectrum_BF1HW + self._perturbation(spectrum_BF1HW)
         mixed_BF1HW = (self.clean_weight * spectrum_BF1HW + self.noisy_weight * noisy_BF1HW) / 2
@@ -242,8 +243,3 @@ def _change(x: Tensor, dim: int) -> Tensor:
 
 def _per_frequency(value_F: Tensor) -> Tensor:
     return value_F[:, None, None, None]
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    """float32 for half precision, the input's own type otherwise."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
