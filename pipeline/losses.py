@@ -55,7 +55,7 @@ def global_mean(local_sum: Tensor, local_count: Tensor) -> Tensor:
 
     Its mean over ranks, value and gradient, is the mean over all clips, however they are spread.
     """
-    return local_sum * (world_size() / global_sum(local_count).clamp(min=1))
+    return local_sum * world_size() / global_sum(local_count).clamp(min=1)
 
 
 def balanced_weights(counts: Sequence[int]) -> Tensor:
