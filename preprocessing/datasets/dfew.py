@@ -123,18 +123,17 @@ class _Lists:
             return f"label {label} is out of range: 1..{len(DFEW_CODES)}"
         if self.labels.setdefault(number, label) != label:
             return f"clip {number} has label {label} here and {self.labels[number]} in {self.places[number]}"
-        first = self.places.setdefault(number, place)
-        other = self.parts.setdefault(fold, {}).setdefault(number, part)
-        if other != part:
-            return f"clip {number} is in train and test of fold {fold}"
-        if first.rpartition(":")[0] == place.rpartition(":")[0] and first != place:
-            return f"clip {number} is listed twice (first in {first})"
+        self.places.setdefault(number, place)
+        clips = self.parts.setdefault(fold, {})
+        if number in clips:
+            return f"clip {number} is {'listed twice' if clips[number] == part else 'in train and test'} in fold {fold}"
+        clips[number] = part
         return None
 
 
 def _read_lists(tree: Tree, parts: _Parts) -> _Lists:
     lists = _Lists()
-    for (fold, part), path in sorted(parts.lists.items()):
+    for (fold, part), path in sorted(parts.lists.items(), key=lambda item: (item[0][0], item[0][1] != "train")):
         for place, (name, value) in _read_pairs(tree, path):
             number = _NAME.fullmatch(name)
             if not number or not re.fullmatch(r"-?\d+", value):
