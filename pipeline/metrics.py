@@ -5,7 +5,7 @@ so they do not depend on batch size or on the number of workers.
 Shape suffixes: B batch, K classes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -73,58 +73,31 @@ class Scores:
         return {f"{prefix}/uar": self.uar, f"{prefix}/war": self.war} | by_class
 
 
-def confusion_counts(labels_B: Tensor | np.ndarray, predicted_B: Tensor | np.ndarray, classes: int) -> Tensor:
-    """Count predictions: int64 (K, K) on the device of the labels; rows = truth, columns = prediction.
-
-    Rows labelled -1 are ignored, whatever was predicted. No row at all gives a matrix of zeros.
-
-    Raises:
-        ValueError: not two integer vectors of one length, or a class index outside 0 .. K-1.
-    """
-    labels_B, predicted_B = torch.as_tensor(labels_B), torch.as_tensor(predicted_B)
-    for name, vector in (("labels", labels_B), ("predictions", predicted_B)):
-        if vector.ndim != 1 or vector.is_floating_point() or len(vector) != len(labels_B):
-            raise ValueError(
-                f"{name} are {vector.dtype} {tuple(vector.shape)}: need integers, one per label ({len(labels_B)})"
-            )
-    counted = labels_B != IGNORED
-    labels_B, predicted_B = labels_B[counted].long(), predicted_B.to(labels_B.device)[counted].long()
-    for name, vector in (("label", labels_B), ("prediction", predicted_B)):
-        outside = vector[(vector < 0) | (vector >= classes)]
-        if outside.numel():
-            raise ValueError(f"{name} {int(outside[0])} is outside 0 .. {classes - 1}")
-    cells = torch.bincount(labels_B * classes + predicted_B, minlength=classes * classes)
-    return cells.reshape(classes, classes)
-
-
 def confusion(logits_BK: Tensor, labels_B: Tensor) -> Tensor:
-    """Count one batch of logits, the class with the greatest logit (ties: the first) being predicted.
+    """Count one batch: int64 (K, K) on the device of the logits; rows = truth, columns = prediction.
+
+    The class with the greatest logit (ties: the first) is predicted; probabilities do as well. Rows labelled -1
+    are ignored, whatever their logits are. Counts of batches and ranks are added with `+`.
 
     Raises:
-        ValueError: as `confusion_counts`, or logits that are not (B, K) or not finite where counted.
+        ValueError: shapes that do not agree, a label outside -1 .. K-1 or not an integer, or a logit that is not
+            finite where it counts.
     """
-    if logits_BK.ndim != 2 or labels_B.shape != logits_BK.shape[:1]:
-        raise ValueError(f"logits {tuple(logits_BK.shape)} and labels {tuple(labels_B.shape)}: need (B, K) and (B,)")
-    if not logits_BK[labels_B != IGNORED].isfinite().all():
+    if logits_BK.ndim != 2 or labels_B.shape != logits_BK.shape[:1] or labels_B.is_floating_point():
+        raise ValueError(
+            f"logits {tuple(logits_BK.shape)} and {labels_B.dtype} labels {tuple(labels_B.shape)}: "
+            "need (B, K) and (B,) integers"
+        )
+    classes = logits_BK.shape[1]
+    counted = labels_B.to(logits_BK.device) != IGNORED
+    logits_BK, labels_B = logits_BK[counted], labels_B.to(logits_BK.device)[counted].long()
+    outside = labels_B[(labels_B < 0) | (labels_B >= classes)]
+    if outside.numel():
+        raise ValueError(f"label {int(outside[0])} is outside {IGNORED} .. {classes - 1}")
+    if not logits_BK.isfinite().all():
         raise ValueError("logits are not finite: a diverged model has no prediction to count")
-    return confusion_counts(labels_B, logits_BK.argmax(dim=1), logits_BK.shape[1])
-
-
-def merge(counts: Iterable[Tensor]) -> Tensor:
-    """Add the confusion matrices of batches or ranks: int64 (K, K) on the CPU.
-
-    Raises:
-        ValueError: there is none, one is not an integer (K, K) matrix, or the sizes differ.
-    """
-    matrices = [count.cpu() for count in counts]
-    if not matrices:
-        raise ValueError("no confusion matrix to add")
-    for matrix in matrices:
-        _check_counts(matrix.numpy())
-    sizes = sorted({len(matrix) for matrix in matrices})
-    if len(sizes) > 1:
-        raise ValueError(f"confusion matrices of {sizes} classes cannot be added")
-    return torch.stack([matrix.to(torch.int64) for matrix in matrices]).sum(dim=0)
+    cells = torch.bincount(labels_B * classes + logits_BK.argmax(dim=1), minlength=classes * classes)
+    return cells.reshape(classes, classes)
 
 
 def _check_counts(matrix: np.ndarray) -> None:

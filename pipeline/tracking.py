@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import tracking_store as store
 from pipeline.checkpoint import BUNDLE, recipe_yaml
 from pipeline.config import Recipe
-from pipeline.outbox import UNSENT_CALLS, Outbox, Point, read_json, write_json
+from pipeline.outbox import UNSENT_CALLS, UNSENT_METRICS, Outbox, Point, read_json, write_json
 from pipeline.tracking_store import TrackingError, tracking_uri
 
 if TYPE_CHECKING:
@@ -61,9 +61,7 @@ def open_run(recipe: Recipe, folder: str | Path, tags: Mapping[str, str] | None 
     return run_id
 
 
-def download_bundle(
-    run: str, *, settings_uri: str | None = None, run_dir: str = "runs", into: Path | None = None
-) -> Path:
+def download_bundle(run: str, settings_uri: str | None = None, run_dir: str = "runs", into: Path | None = None) -> Path:
     """Local bundle of a run.
 
     Args:
@@ -84,6 +82,15 @@ def download_bundle(
             f"{run} is neither a run folder (here or in {run_dir}) nor a run with a model in MLflow at "
             f"{store.without_password(uri)}: {error}"
         ) from error
+
+
+def send_unsent(recipe: Recipe, folder: str | Path) -> None:
+    """Send what a run could not send before it finished; does nothing when nothing waits, and never raises because
+    of the server.
+    """
+    folder = Path(folder)
+    if any((folder / name).exists() for name in (UNSENT_METRICS, UNSENT_CALLS)):
+        RunLogger(read_json(folder / STATE)["run_id"], recipe, folder).catch_up()
 
 
 class RunLogger:

@@ -22,10 +22,26 @@ from mlflow import MlflowClient
 from pipeline.checkpoint import BUNDLE
 from pipeline.config import Recipe
 from pipeline.outbox import UNSENT_CALLS, UNSENT_METRICS
-from pipeline.tracking import STATE, RunLogger, TrackingError, download_bundle, open_run, tracking_uri
+from pipeline.tracking import STATE, RunLogger, TrackingError, download_bundle, open_run, send_unsent, tracking_uri
 from preprocessing.config import validate
 
 START_LIMIT_S = 90
+
+
+NORMAL_RUN = """
+import sys
+from pathlib import Path
+from pipeline.config import Recipe
+from pipeline.tracking import RunLogger, open_run
+from preprocessing.config import validate
+
+folder = Path(sys.argv[1])
+recipe = validate(Recipe, {"preprocess": {"dataset": {"root": "data"}}, "run": {"dir": str(folder)}})
+with RunLogger(open_run(recipe, folder / "run"), recipe, folder / "run") as log:
+    log.log_metrics({"loss": 1.0}, step=0)
+    log.log_model(sys.argv[2], "quiet")
+    log.finish()
+"""
 
 
 class Server:
@@ -66,26 +82,41 @@ class Server:
         self.process.wait()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def starting_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Starts while the sqlite tests run."""
-    server = Server(tmp_path_factory.mktemp("server"))
-    server.start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture
-def server(starting_server: Server) -> Server:
-    return starting_server.wait()
-
-
 @pytest.fixture(scope="module")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store without runs, to be copied: MLflow takes seconds to create its tables."""
     path = tmp_path_factory.mktemp("database") / "mlflow.db"
     MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def starting_server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Server]:
+    """Starts while the sqlite tests run."""
+    server = Server(tmp_path_factory.mktemp("server"))
+    shutil.copy(empty_database, server.folder / "server.db")
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def normal_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
+    """A whole run in a process of its own, with a store that it creates; it works beside the other tests."""
+    folder = tmp_path_factory.mktemp("normal")
+    command = [sys.executable, "-c", NORMAL_RUN, str(folder / "runs"), str(make_bundle(folder))]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        yield process
+        process.kill()
+
+
+@pytest.fixture
+def server(starting_server: Server) -> Server:
+    return starting_server.wait()
 
 
 @pytest.fixture
@@ -138,18 +169,16 @@ def test_the_setting_comes_first_then_the_environment_then_sqlite(
     assert tracking_uri("http://mine:5000", "runs") == "http://mine:5000"
 
 
-def test_a_new_run_holds_settings_tags_and_recipe_and_leaves_the_directory_clean(
-    tmp_path: Path, elsewhere: Path
-) -> None:
-    recipe = make_recipe(tmp_path, name="first")
-    run_id = open_run(recipe, tmp_path / "runs/first", {"fingerprint": "abc123"})
+def test_a_new_run_holds_settings_tags_and_recipe_and_leaves_the_directory_clean(runs: Path, elsewhere: Path) -> None:
+    recipe = make_recipe(runs.parent, name="first")
+    run_id = open_run(recipe, runs / "first", {"fingerprint": "abc123"})
     run = client_of(recipe).get_run(run_id)
     assert run.info.run_name == "first"
     assert run.data.params["optim.lr"] == "0.0005"
     assert run.data.params["model.depths"] == "[3, 5, 11, 7]"
     expected = {"seed": "7", "model": "hdf", "dataset": "tiny", "fingerprint": "abc123"}
     assert expected.items() <= run.data.tags.items()
-    stored = list((tmp_path / "runs/mlartifacts").rglob("recipe.yaml"))
+    stored = list((runs / "mlartifacts").rglob("recipe.yaml"))
     assert len(stored) == 1
     assert "seed: 7" in stored[0].read_text()
     assert list(elsewhere.iterdir()) == []
@@ -284,9 +313,26 @@ def test_a_store_that_cannot_be_used_stops_the_start(uri: str, tmp_path: Path) -
 
 def test_a_run_that_the_store_does_not_know_is_not_replaced_silently(runs: Path) -> None:
     folder = runs / "run"
+    shutil.copy(runs / "mlflow.db", runs / "other.db")
     open_run(make_recipe(runs.parent), folder)
     with pytest.raises(TrackingError, match=r"does not know run .* delete .*tracking\.json to record a new one"):
-        open_run(make_recipe(runs.parent, f"sqlite:///{runs}/other.db"), folder)
+        open_run(make_recipe(runs.parent, f"sqlite:///{runs / 'other.db'}"), folder)
+
+
+def test_what_a_finished_run_could_not_send_is_sent_without_opening_it_again(runs: Path) -> None:
+    recipe, folder = make_recipe(runs.parent), runs / "run"
+    run_id = open_run(recipe, folder)
+    send_unsent(recipe, folder)
+    state = (folder / STATE).read_text()
+    (folder / STATE).write_text(json.dumps(json.loads(state) | {"tracking_uri": "http://127.0.0.1:9"}))
+    with RunLogger(run_id, recipe, folder) as unreachable:
+        unreachable.log_metrics({"test/uar": 0.7}, step=2)
+        unreachable.finish()
+    assert client_of(recipe).get_run(run_id).info.status == "RUNNING"
+    (folder / STATE).write_text(state)
+    send_unsent(recipe, folder)
+    assert client_of(recipe).get_run(run_id).info.status == "FINISHED"
+    assert history(recipe, run_id, "test/uar") == [(2, 0.7)]
 
 
 def test_an_outage_in_the_middle_costs_nothing_but_a_warning(
@@ -346,24 +392,6 @@ def test_a_worker_uses_the_store_that_the_driver_chose(
     assert MlflowClient(server.uri).get_run(run_id).data.metrics == {"loss": 1.5}
 
 
-NORMAL_RUN = """
-import sys
-from pathlib import Path
-from pipeline.config import Recipe
-from pipeline.tracking import RunLogger, open_run
-from preprocessing.config import validate
-
-folder = Path(sys.argv[1])
-recipe = validate(Recipe, {"preprocess": {"dataset": {"root": "data"}}, "run": {"dir": str(folder)}})
-with RunLogger(open_run(recipe, folder / "run"), recipe, folder / "run") as log:
-    log.log_metrics({"loss": 1.0}, step=0)
-    log.log_model(sys.argv[2], "quiet")
-    log.finish()
-"""
-
-
-def test_a_normal_run_prints_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", NORMAL_RUN, str(tmp_path / "runs"), str(make_bundle(tmp_path))]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-    assert (done.stdout, done.stderr) == ("", "")
+def test_a_normal_run_prints_nothing(normal_run: subprocess.Popen[str]) -> None:
+    assert normal_run.communicate(timeout=START_LIMIT_S) == ("", "")
+    assert normal_run.returncode == 0
