@@ -82,12 +82,14 @@ def video_stream(container: InputContainer, path: str) -> VideoStream:
     """The stream to decode; cover art is not video.
 
     Raises:
-        ClipError: no_video.
+        ClipError: no_video; truncated when no stream of any kind is left.
     """
+    if not container.streams:
+        raise ClipError(RejectKind.TRUNCATED, "decode", f"{path}: the container has lost its index: no stream is left")
     stream = container.streams.best("video")
     if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
         kinds = sorted({other.type for other in container.streams})
-        raise ClipError(RejectKind.NO_VIDEO, "decode", f"{path}: no video stream (has: {', '.join(kinds) or 'none'})")
+        raise ClipError(RejectKind.NO_VIDEO, "decode", f"{path}: no video stream (has: {', '.join(kinds)})")
     if stream.codec_context is None:
         raise ClipError(RejectKind.UNREADABLE, "decode", f"{path}: no decoder for its video codec")
     return stream

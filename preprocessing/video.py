@@ -32,6 +32,9 @@ class DecordError(Exception):
 def read_video(path: str, frames: int, settings: DecodeSettings) -> Frames:
     """Decode `frames` frames of a video, evenly spaced in presentation time.
 
+    Damage is noticed as far as container and codec show it; damage that stays inside the payload of one
+    compressed picture can look like a valid stream, for these formats carry no checksums.
+
     Raises:
         ClipError: not_media, truncated, unreadable, no_video, too_large.
     """

@@ -10,13 +10,12 @@ from PIL import Image
 
 BITS = 8
 WIDTH, HEIGHT = 128, 96
-_TICKS = 1000
 
 
 def numbered(number: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
-    """Picture uint8 H,W,3 that shows `number` (0..255) as eight bars, over a dark lower half with colour."""
+    """Picture uint8 H,W,3 that shows `number` (0..255) as eight bars, over a lower half of dark noise."""
     image = np.zeros((height, width, 3), dtype=np.uint8)
-    image[height // 2 :] = (60, 30, 90)
+    image[height // 2 :] = np.random.default_rng(number).integers(0, 90, (height - height // 2, width, 3))
     for bit in range(BITS):
         if number >> bit & 1:
             image[: height // 2, bit * width // BITS : (bit + 1) * width // BITS] = 220
@@ -40,27 +39,30 @@ def write_video(
     codec: str = "libx264",
     times_ms: Sequence[int] | None = None,
     rotation: int = 0,
+    hidden: int = 0,
     pictures: Sequence[np.ndarray] | None = None,
     options: dict[str, str] | None = None,
 ) -> Path:
-    """Write a video of numbered frames (or of `pictures`).
+    """Write a video of numbered frames (or of `pictures`); an mp4 has its index in front.
 
     `times_ms` gives a variable frame rate; `rotation` (degrees, a multiple of 90) stores turned pictures with a
-    display matrix that turns them back.
+    display matrix that turns them back; an edit list of the mp4 hides the first `hidden` frames.
     """
     pictures = [numbered(i) for i in range(frames)] if pictures is None else pictures
     stored = [np.ascontiguousarray(np.rot90(picture, -rotation // 90)) for picture in pictures]
-    with av.open(str(path), "w") as container:
+    unit = Fraction(1, 1000) if times_ms is not None else Fraction(1, fps)
+    muxer = {"movflags": "+faststart", "avoid_negative_ts": "disabled"} if path.suffix in (".mp4", ".mov") else {}
+    with av.open(str(path), "w", options=muxer) as container:
         stream = container.add_stream(codec, rate=fps, options=options or {})
         stream.height, stream.width = stored[0].shape[:2]
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-        stream.codec_context.time_base = Fraction(1, _TICKS)
+        stream.codec_context.time_base = unit
         if rotation:
             stream.set_display_rotation(rotation)
         for i, picture in enumerate(stored):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts = times_ms[i] if times_ms is not None else round(i * _TICKS / fps)
-            frame.time_base = Fraction(1, _TICKS)
+            frame.pts = times_ms[i] if times_ms is not None else i - hidden
+            frame.time_base = unit
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
