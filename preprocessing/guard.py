@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -26,7 +27,7 @@ DECODE = "preprocessing.decode:decode"
 CLIPS_PER_CHILD = 500
 """decord 0.6 keeps about 0.1 MB of every file that it opened; a fresh child gives it back."""
 _START_S = 120.0
-_GRACE_S = 5.0
+_GRACE_S = 3.0
 
 
 class GuardedDecoder:
@@ -184,7 +185,8 @@ def serve(pipe: Connection) -> None:
         except ClipError as error:
             answer = error
         except Exception as error:  # noqa: BLE001 - one clip must not end the worker; the row names the fault
-            answer = ClipError(RejectKind.INTERNAL, "decode", f"{uris[:1]}: {type(error).__name__}: {error}")
+            traceback.print_exc()  # to the log of the worker
+            answer = ClipError(RejectKind.INTERNAL, "decode", f"{uris[0]}: {type(error).__name__}: {error}")
         signal.setitimer(signal.ITIMER_REAL, 0)
         _send(pipe, answer)
 
