@@ -68,8 +68,9 @@ def open_video(path: str) -> InputContainer:
         ClipError: not_media; truncated when a known container has lost its index.
     """
     try:
-        return av.open(path, options={"format_whitelist": DEMUXERS, "protocol_whitelist": "file"})
-    except (av.error.FFmpegError, ValueError) as error:
+        limits = {"format_whitelist": DEMUXERS, "protocol_whitelist": "file"}
+        return av.open(path, options=limits, metadata_errors="replace")
+    except av.error.FFmpegError as error:
         head = read_head(path)
         if any(head[at:].startswith(magic) for at, magic in _SIGNATURES):
             raise ClipError(
@@ -88,7 +89,7 @@ def video_stream(container: InputContainer, path: str) -> VideoStream:
         raise ClipError(RejectKind.TRUNCATED, "decode", f"{path}: the container has lost its index: no stream is left")
     stream = container.streams.best("video")
     if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
-        kinds = sorted({other.type for other in container.streams})
+        kinds = sorted({"cover picture" if other is stream else other.type for other in container.streams})
         raise ClipError(RejectKind.NO_VIDEO, "decode", f"{path}: no video stream (has: {', '.join(kinds)})")
     if stream.codec_context is None:
         raise ClipError(RejectKind.UNREADABLE, "decode", f"{path}: no decoder for its video codec")

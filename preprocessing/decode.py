@@ -41,14 +41,14 @@ def check_file(path: str) -> None:
     """Refuse what cannot hold media.
 
     Raises:
-        ClipError: missing, empty, unreadable (a folder, no permission), not_media (a git-lfs stub).
+        ClipError: missing, empty, unreadable (no regular file, no permission), not_media (a git-lfs stub).
     """
     file = Path(path)
     try:
         if not file.exists():
             raise ClipError(RejectKind.MISSING, "read", f"{path}: does not exist")
-        if file.is_dir():
-            raise ClipError(RejectKind.UNREADABLE, "read", f"{path}: is a folder, not a file")
+        if not file.is_file():
+            raise ClipError(RejectKind.UNREADABLE, "read", f"{path}: is not a regular file")
         head = read_head(path)
     except OSError as error:
         raise ClipError(RejectKind.UNREADABLE, "read", f"{path}: {error.strerror}") from None

@@ -42,6 +42,7 @@ def write_video(
     hidden: int = 0,
     pictures: Sequence[np.ndarray] | None = None,
     options: dict[str, str] | None = None,
+    title: str = "",
 ) -> Path:
     """Write a video of numbered frames (or of `pictures`); an mp4 has its index in front.
 
@@ -56,6 +57,7 @@ def write_video(
         stream = container.add_stream(codec, rate=fps, options=options or {})
         stream.height, stream.width = stored[0].shape[:2]
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        container.metadata["title"] = title
         stream.codec_context.time_base = unit
         if rotation:
             stream.set_display_rotation(rotation)
@@ -68,16 +70,22 @@ def write_video(
     return path
 
 
-def write_audio(path: Path, seconds: float = 1.0) -> Path:
-    """Write an mp4 that holds a tone and no video."""
+def write_audio(path: Path, seconds: float = 1.0, cover: np.ndarray | None = None) -> Path:
+    """Write an mp4 that holds a tone and no video, at most a cover picture."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=16000, layout="mono")
+        if cover is not None:
+            art = container.add_stream("mjpeg", rate=1)
+            art.height, art.width, art.pix_fmt = *cover.shape[:2], "yuvj420p"
+            art.disposition = av.stream.Disposition.attached_pic
+            frame = av.VideoFrame.from_ndarray(cover, format="rgb24")
+            frame.pts = 0
+            container.mux([*art.encode(frame), *art.encode()])
         tone = np.sin(np.arange(int(seconds * 16000)) * 0.2).astype(np.float32)[None]
         frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
         frame.sample_rate = 16000
         frame.pts = 0
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+        container.mux([*stream.encode(frame), *stream.encode()])
     return path
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -155,9 +156,19 @@ def test_what_is_no_media(tmp_path: Path, media: str, content: bytes, kind: str,
 def test_missing_folders_and_audio(tmp_path: Path) -> None:
     assert refusal("video", tmp_path / "nowhere.mp4").kind == RejectKind.MISSING
     assert refusal("image", tmp_path).kind == RejectKind.UNREADABLE
+    os.mkfifo(tmp_path / "pipe.mp4")  # opening it would wait for ever
+    assert refusal("video", tmp_path / "pipe.mp4").kind == RejectKind.UNREADABLE
     error = refusal("video", write_audio(tmp_path / "tone.mp4"))
     assert error.kind == RejectKind.NO_VIDEO
     assert "has: audio" in error.message
+    error = refusal("video", write_audio(tmp_path / "song.mp4", cover=numbered(1)))
+    assert "has: audio, cover picture" in error.message
+
+
+def test_metadata_may_be_anything(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "titled.mkv", 3, title="ABCDEFGH")
+    path.write_bytes(path.read_bytes().replace(b"ABCDEFGH", b"AB\xff\xfeEFGH"))
+    assert numbers(video(path)) == [0, 1, 2]
 
 
 def test_size_limit_is_checked_in_the_header(tmp_path: Path) -> None:
