@@ -17,9 +17,7 @@ from pipeline.config import DataSettings
 class Share(Protocol):
     """One worker's rows: what ray.data.DataIterator offers, as far as it is used here."""
 
-    def iter_batches(
-        self, *, batch_size: int, batch_format: str, **options: Any
-    ) -> Iterator[dict[str, np.ndarray]]:
+    def iter_batches(self, *, batch_size: int, batch_format: str, **options: Any) -> Iterator[dict[str, np.ndarray]]:
         """Batches of columns sample_id, label and video (uint8 B,T,H,W,3)."""
         ...
 
@@ -46,14 +44,10 @@ def decode_crops(crops: list[bytes], side_px: int) -> np.ndarray:
     for t, data in enumerate(crops):
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         if image is None:
-            raise ValueError(
-                f"crop {t} of {len(crops)} is no readable JPEG ({len(data)} bytes): verify the shard set"
-            )
+            raise ValueError(f"crop {t} of {len(crops)} is no readable JPEG ({len(data)} bytes): verify the shard set")
         if image.shape[:2] != (side_px, side_px):
             shrinks = image.shape[0] > side_px
-            image = cv2.resize(
-                image, (side_px, side_px), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-            )
+            image = cv2.resize(image, (side_px, side_px), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
         cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=clip[t])
     return clip
 
@@ -110,9 +104,7 @@ class ClipBatches:
         if self._rows is None:
             pieces = list(self.share.iter_batches(batch_size=64, batch_format="numpy"))
             keys = ("sample_id", "label", "video")
-            rows = {
-                k: np.concatenate([p[k] for p in pieces]) if pieces else np.empty(0, object) for k in keys
-            }
+            rows = {k: np.concatenate([p[k] for p in pieces]) if pieces else np.empty(0, object) for k in keys}
             order = np.argsort(rows["sample_id"].astype(str))
             self._rows = {k: v[order] for k, v in rows.items()}
         return self._rows
@@ -130,9 +122,7 @@ class ClipBatches:
             picks = [segment_positions(video.shape[1], self.settings.frames, draw) for _ in video]
             video = np.stack([clip[pick] for clip, pick in zip(video, picks, strict=True)])
         labels = torch.tensor([self._class_of[name] for name in rows["label"]], dtype=torch.int64)
-        return Batch(
-            [str(i) for i in rows["sample_id"]], torch.from_numpy(np.ascontiguousarray(video)), labels
-        )
+        return Batch([str(i) for i in rows["sample_id"]], torch.from_numpy(np.ascontiguousarray(video)), labels)
 
 
 def steps_per_epoch(rows: int, workers: int, batch_size: int) -> int:

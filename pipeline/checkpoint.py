@@ -60,9 +60,7 @@ def load_weights(path: Path, model: nn.Module) -> None:
     except Exception as error:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
     own = model.state_dict()
-    faults = [f"missing {k}" for k in own if k not in weights] + [
-        f"surplus {k}" for k in weights if k not in own
-    ]
+    faults = [f"missing {k}" for k in own if k not in weights] + [f"surplus {k}" for k in weights if k not in own]
     faults += [
         f"{k}: {tuple(weights[k].shape)} in the file, {tuple(v.shape)} in the model"
         for k, v in own.items()
@@ -109,14 +107,10 @@ def read_bundle(folder: Path) -> tuple[Recipe, BundleFacts, Path]:
     """
     missing = [name for name in (WEIGHTS, RECIPE, BUNDLE) if not (folder / name).is_file()]
     if missing:
-        raise CheckpointError(
-            f"{folder} is no bundle: it lacks {', '.join(missing)}; give a run folder or a run id"
-        )
+        raise CheckpointError(f"{folder} is no bundle: it lacks {', '.join(missing)}; give a run folder or a run id")
     facts = BundleFacts(**json.loads((folder / BUNDLE).read_text(encoding="utf-8")))
     if file_sha256(folder / WEIGHTS) != facts.weights_sha256:
-        raise CheckpointError(
-            f"{folder / WEIGHTS}: its hash is not the one in {BUNDLE}: copy the bundle again"
-        )
+        raise CheckpointError(f"{folder / WEIGHTS}: its hash is not the one in {BUNDLE}: copy the bundle again")
     tree = yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8"))
     return validate(Recipe, tree, str(folder / RECIPE)), facts, folder / WEIGHTS
 

@@ -190,8 +190,7 @@ class Recipe(Settings):
             )
         if self.optim.warmup_epochs >= self.optim.epochs:
             faults.append(
-                f"optim.warmup_epochs = {self.optim.warmup_epochs} must stay below optim.epochs = "
-                f"{self.optim.epochs}"
+                f"optim.warmup_epochs = {self.optim.warmup_epochs} must stay below optim.epochs = {self.optim.epochs}"
             )
         if self.optim.min_lr > self.optim.lr:
             faults.append(f"optim.min_lr = {self.optim.min_lr} exceeds optim.lr = {self.optim.lr}")

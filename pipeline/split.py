@@ -60,9 +60,7 @@ def assign(index: pa.Table, settings: DataSettings, seed: int) -> Split:
     counts = Counter(rows[i]["label"] for i in parts["train"])
     classes = [name for name in (*EMOTIONS, CONTEMPT) if counts[name]]
     if len(classes) < 2:
-        raise SplitError(
-            f"data.split = {settings.split!r}: train holds {len(classes)} class, at least 2 needed"
-        )
+        raise SplitError(f"data.split = {settings.split!r}: train holds {len(classes)} class, at least 2 needed")
     return Split(
         **parts,
         classes=classes,

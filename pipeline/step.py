@@ -109,7 +109,8 @@ class Step:
                 *gather(output.features, label_B),
                 tau=settings.dsm_tau,
                 eta=settings.dsm_eta,
-                beta_ib=settings.dsm_beta_ib,
+                # The release has a coefficient of its own.
+                beta_ib=settings.dsm_beta_ib if variant == "paper" else None,
                 variant=variant,
             )
             of_ce, of_dsm = lambdas(self.g, settings.dsm_alpha, settings.dsm_beta, variant=variant)
