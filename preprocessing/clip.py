@@ -1,6 +1,6 @@
 """The whole path of one clip: a sample becomes a clip row or a reject row. No Ray.
 
-A clip row holds the aligned crops with everything that says how they came about; see `preprocessing.shards` for columns.
+A clip row holds the aligned crops and everything that says how they came about; columns: `preprocessing.shards`.
 """
 
 import logging
@@ -13,8 +13,16 @@ import numpy as np
 
 from preprocessing.config import FaceSettings, PreprocessSettings
 from preprocessing.decode import source_sha256
-from preprocessing.errors import ClipError, RejectKind
-from preprocessing.faces.align import TEMPLATES, DegenerateFaceError, centre_square, sharpness, similarity, warp
+from preprocessing.errors import ClipError, RejectKind, Stage
+from preprocessing.faces.align import (
+    TEMPLATES,
+    DegenerateFaceError,
+    centre_square,
+    looks_like_face,
+    sharpness,
+    similarity,
+    warp,
+)
 from preprocessing.faces.centerface import CenterFace
 from preprocessing.faces.detection import Detection
 from preprocessing.faces.track import borrow_nearest, bridge_gaps, link, pick, smooth
@@ -43,6 +51,7 @@ class ClipProcessor:
     def __init__(self, settings: PreprocessSettings, fingerprint: str = "") -> None:
         cv2.setNumThreads(1)  # workers are the unit of parallelism; OpenCV's own threads would fight over the cores
         self.settings, self.fingerprint = settings, fingerprint
+        self._stage: Stage = "read"
         faces = settings.faces
         self._decoder = GuardedDecoder(settings.decode)
         self._detector = CenterFace(faces.detect_px, faces.min_score) if faces.aligner == "centerface" else None
@@ -60,19 +69,24 @@ class ClipProcessor:
         except Exception as error:  # one clip must never stop a data set; the reject row says what happened
             logger.exception("%s: internal fault", sample["sample_id"])
             message = f"{type(error).__name__}: {error}"
-            return reject_row(sample, "align", RejectKind.INTERNAL, message, self.fingerprint)
+            return reject_row(sample, self._stage, RejectKind.INTERNAL, message, self.fingerprint)
 
     def close(self) -> None:
         """End the decoding process."""
         self._decoder.close()
 
     def _clip(self, sample: Mapping[str, Any]) -> Row:
+        self._stage = "read"
         uris = list(sample["uris"])
+        self._stage = "decode"
         clip = self._decoder.decode(sample["media"], uris, self.settings.sampling.frames)
         digest = source_sha256(uris)
+        self._stage = "face"
         faces = self._faces(clip)
-        crops = [self._crop(image, face, uris[0]) for image, face in zip(clip.images, faces, strict=True)]
         found = [face.found for face in faces]
+        self._stage = "align"
+        crops = [self._crop(image, face) for image, face in zip(clip.images, faces, strict=True)]
+        self._stage = "encode"
         return {
             **{key: sample[key] for key in ("sample_id", "dataset", "label", "dataset_label", "subject", "media")},
             "splits": list(sample["splits"]),
@@ -102,11 +116,13 @@ class ClipProcessor:
     def _faces(self, clip: Frames) -> list[Face]:
         if self._detector is None:
             return [Face(None, None)] * len(clip.images)
-        detections = self._detector.detect(clip.images)
+        detections = [
+            [face for face in found if looks_like_face(face.landmarks)] for found in self._detector.detect(clip.images)
+        ]
         times = clip.timestamp_ms if np.isfinite(clip.timestamp_ms).all() else [float(i) for i in clip.index]
         return choose_faces(detections, times, clip.width, clip.height, self.settings.faces)
 
-    def _crop(self, image: np.ndarray, face: Face, uri: str) -> np.ndarray:
+    def _crop(self, image: np.ndarray, face: Face) -> np.ndarray:
         size = self.settings.faces.crop_px
         if face.landmarks is None:
             return centre_square(image, size)
@@ -114,7 +130,7 @@ class ClipProcessor:
             matrix = similarity(face.landmarks, TEMPLATES[self.settings.faces.template] * size)
             return warp(image, matrix, size)
         except DegenerateFaceError as error:
-            raise ClipError(RejectKind.NO_FACE, "align", f"{uri}: {error}") from error
+            raise ClipError(RejectKind.NO_FACE, "align", str(error)) from error
 
 
 def choose_faces(
@@ -127,7 +143,7 @@ def choose_faces(
     """Keep one face of a clip and decide about the frames without it.
 
     Raises:
-        ClipError: no_face (in no frame, or in some with `missing: reject`), face_share (in too few frames).
+        ClipError: no_face (in no frame), face_share (in too few; with `missing: reject`, not in all after bridging).
     """
     count = len(detections)
     track = pick(link(detections), settings.pick, width, height)
@@ -138,15 +154,18 @@ def choose_faces(
     found = [track.detections.get(i) for i in range(count)]
     share = len(track.detections) / count
     if share < settings.min_found_share:
-        message = f"a face in {len(track.detections)} of {count} frames, faces.min_found_share is {settings.min_found_share:g}"
-        raise ClipError(RejectKind.FACE_SHARE, "face", message)
+        message = f"a face in {len(track.detections)} of {count} frames"
+        raise ClipError(
+            RejectKind.FACE_SHARE, "face", f"{message}, faces.min_found_share is {settings.min_found_share:g}"
+        )
     points = smooth([None if f is None else f.landmarks for f in found], settings.smooth)
     points = bridge_gaps(points, timestamp_ms, settings.max_gap_frames)
     if settings.missing == "nearest":
         points = borrow_nearest(points, timestamp_ms)
     elif settings.missing == "reject" and any(p is None for p in points):
         gap = sum(p is None for p in points)
-        raise ClipError(RejectKind.NO_FACE, "face", f"no face in {gap} of {count} frames, and faces.missing is reject")
+        message = f"no face in {gap} of {count} frames, and faces.missing is reject"
+        raise ClipError(RejectKind.FACE_SHARE, "face", message)
     return [Face(f, p) for f, p in zip(found, points, strict=True)]
 
 

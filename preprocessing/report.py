@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,8 +15,12 @@ CONTACT_SHEET = "contact_sheet.png"
 TILE_PX = 112
 GAP_PX = 4
 LABEL_PX = 132
-SCAN_PARTS = 64
+TITLE_PX = 40
+SCAN_PARTS = 32
 """A contact sheet looks into at most so many parts, spread over the set."""
+NO_FACE_RGB = (230, 130, 0)
+
+Tile = tuple[bytes, bool]
 
 
 def contact_sheet(path: Path, out: Path, per_class: int = 10) -> Path:
@@ -27,61 +32,98 @@ def contact_sheet(path: Path, out: Path, per_class: int = 10) -> Path:
 
     shard_set = ShardSet.open(path)
     counts = shard_set.manifest["classes"]
-    rows = _examples(shard_set, per_class)
-    labels = [name for name in (*EMOTIONS, CONTEMPT, "") if name in counts]
-    width = per_class * (TILE_PX + GAP_PX)
-    figure = Figure(figsize=((width + LABEL_PX) / 100, (len(labels) * (TILE_PX + GAP_PX) + 44) / 100), dpi=100)
-    grid = figure.subplots(len(labels), 1, squeeze=False)[:, 0]
-    for axes, label in zip(grid, labels, strict=True):
-        axes.imshow(_strip(rows[label], per_class))
+    tiles = _examples(shard_set, per_class)
+    labels = _classes(counts)
+    columns = max([len(row) for row in tiles.values()], default=3)
+    width, height = columns * (TILE_PX + GAP_PX) + LABEL_PX, max(1, len(labels)) * (TILE_PX + GAP_PX) + TITLE_PX
+    figure = Figure(figsize=(width / 100, height / 100), dpi=100)
+    for i, label in enumerate(labels):
+        bottom = height - TITLE_PX - (i + 1) * (TILE_PX + GAP_PX) + GAP_PX
+        box = (LABEL_PX / width, bottom / height, columns * (TILE_PX + GAP_PX) / width, TILE_PX / height)
+        axes = figure.add_axes(box)
+        axes.imshow(_strip(tiles[label], columns))
         axes.set_axis_off()
-        axes.text(
-            -8, TILE_PX / 2, f"{label or 'unlabelled'}\n{counts[label]:,} clips", ha="right", va="center", fontsize=11
-        )
-    figure.suptitle(f"{shard_set.path.parent.name}: {shard_set.manifest['clips']:,} clips", x=0.5, fontsize=12)
-    figure.subplots_adjust(
-        LABEL_PX / (width + LABEL_PX), 0.005, 0.998, 1 - 40 / (figure.get_figheight() * 100), hspace=0.02
-    )
+        middle = (bottom + TILE_PX / 2) / height
+        left = (LABEL_PX - 10) / width
+        figure.text(left, middle, f"{label or 'unlabelled'}\n", ha="right", va="center", fontsize=12, weight="bold")
+        clips = f"{counts[label]:,} clip{'s' if counts[label] != 1 else ''}"
+        figure.text(left, middle, f"\n{clips}", ha="right", va="center", fontsize=10, color="0.35")
+    figure.text(10 / width, 1 - TITLE_PX / 2 / height, _title(shard_set), va="center", fontsize=12)
+    out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out)
     return out
 
 
-def _examples(shard_set: ShardSet, per_class: int) -> dict[str, list[tuple[bytes, bool]]]:
+def _title(shard_set: ShardSet) -> str:
+    facts = shard_set.manifest
+    return f"{shard_set.path.parent.name}: {facts['clips']:,} clips, {facts['rejects']:,} rejected"
+
+
+def _classes(counts: dict[str, int]) -> list[str]:
+    return [name for name in (*EMOTIONS, CONTEMPT, "") if name in counts]
+
+
+def _examples(shard_set: ShardSet, per_class: int) -> dict[str, list[Tile]]:
+    """Up to `per_class` tiles of each class, taken in turn from parts that lie spread over the set."""
     parts = shard_set.parts()
     chosen = [parts[i] for i in np.unique(np.linspace(0, len(parts) - 1, min(SCAN_PARTS, len(parts))).astype(int))]
-    rows: dict[str, list[tuple[bytes, bool]]] = defaultdict(list)
+    looked_for = shard_set.manifest["settings"]["faces"]["aligner"] != "none"
+    found: dict[str, list[list[Tile]]] = defaultdict(list)
     for part in chosen:
+        of_part: dict[str, list[Tile]] = defaultdict(list)
         for row in pq.read_table(part, columns=["label", "frames", "face_found"]).to_pylist():
-            if len(rows[row["label"]]) < per_class:
+            if len(of_part[row["label"]]) < per_class:
                 middle = len(row["frames"]) // 2
-                rows[row["label"]].append((row["frames"][middle], row["face_found"][middle]))
-    return rows
+                of_part[row["label"]].append((row["frames"][middle], row["face_found"][middle] or not looked_for))
+        for label, tiles in of_part.items():
+            found[label].append(tiles)
+    return {label: _in_turn(lists)[:per_class] for label, lists in found.items()}
 
 
-def _strip(examples: list[tuple[bytes, bool]], per_class: int) -> np.ndarray:
-    strip = np.full((TILE_PX, per_class * (TILE_PX + GAP_PX), 3), 255, np.uint8)
-    for i, (data, found) in enumerate(examples):
+def _in_turn(lists: list[list[Tile]]) -> list[Tile]:
+    longest = max(map(len, lists))
+    return [tiles[i] for i in range(longest) for tiles in lists if i < len(tiles)]
+
+
+def _strip(tiles: list[Tile], columns: int) -> np.ndarray:
+    strip = np.full((TILE_PX, columns * (TILE_PX + GAP_PX), 3), 255, np.uint8)
+    for i, (data, found) in enumerate(tiles):
         picture = cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
         tile = cv2.resize(picture, (TILE_PX, TILE_PX), interpolation=cv2.INTER_AREA)
         if not found:
-            cv2.rectangle(tile, (0, 0), (TILE_PX - 1, TILE_PX - 1), (230, 130, 0), 5)
+            cv2.rectangle(tile, (0, 0), (TILE_PX - 1, TILE_PX - 1), NO_FACE_RGB, 5)
         left = i * (TILE_PX + GAP_PX)
         strip[:, left : left + TILE_PX] = tile
     return strip
 
 
 def summary(path: Path) -> str:
-    """Counts per class, share of frames with a face, rejects by kind with an example, as plain text."""
+    """Plain text: clips, share of frames with a face, counts per split and class, rejects by kind with an example."""
     shard_set = ShardSet.open(path)
-    manifest = shard_set.manifest
-    found = shard_set.clips(["face_found"])["face_found"].combine_chunks().flatten()
-    share = found.true_count / max(1, len(found))
-    classes = ", ".join(f"{name or 'unlabelled'} {count:,}" for name, count in manifest["classes"].items())
-    lines = [
-        f"{manifest['clips']:,} clips, {manifest['rejects']:,} rejects; a face in {share:.1%} of {len(found):,} frames",
-        f"  {classes}",
-    ]
+    facts = shard_set.manifest
+    lines = [f"{facts['clips']:,} clips, {facts['rejects']:,} rejects; {_faces(facts)}"]
+    lines += _count_table(facts)
     examples = {row["kind"]: row["message"] for row in shard_set.rejects().to_pylist()}
-    for kind, count in Counter(manifest["reject_kinds"]).most_common():
+    for kind, count in Counter(facts["reject_kinds"]).most_common():
         lines.append(f"  rejected {count:,} {kind}: e.g. {examples[kind]}")
     return "\n".join(lines)
+
+
+def _faces(facts: dict[str, Any]) -> str:
+    if facts["settings"]["faces"]["aligner"] == "none":
+        return "faces were not looked for (aligner none)"
+    return f"a face in {facts['frames_with_face'] / max(1, facts['frames']):.1%} of {facts['frames']:,} frames"
+
+
+def _count_table(facts: dict[str, Any]) -> list[str]:
+    labels = _classes(facts["classes"])
+    if not labels:
+        return []
+    rows = {"all": facts["classes"], **facts["splits"]}
+    first = max(map(len, rows)) + 2
+    header = "".join(f"{label or 'unlabelled':>11}" for label in labels)
+    lines = [f"  {'':{first}}{header}{'sum':>9}"]
+    for name, counts in rows.items():
+        cells = "".join(f"{counts.get(label, 0):>11,}" for label in labels)
+        lines.append(f"  {name:{first}}{cells}{sum(counts.values()):>9,}")
+    return lines

@@ -1,17 +1,15 @@
-"""Shard sets: plain Parquet parts that are committed whole, a plan that fixes them, a manifest written last.
+"""Shard sets as readers see them: schemas, the fingerprint that names a set, and the complete set on disk.
 
-Layout of <out>/<dataset>/<fingerprint>/:
-    plan.parquet              the sample table with the part of each sample
-    parts/part-00000.parquet  clip rows (CLIP_SCHEMA); present = the part is committed
-    rejects/part-00000.parquet reject rows (REJECT_SCHEMA) of the same part
-    _manifest.json            counts, checksums, settings; present = the set is complete
+Layout of <out>/<dataset>/<fingerprint>/ (written by `preprocessing.parts`):
+    plan.parquet                the sample table with the part of each sample
+    parts/part-00000.parquet    clip rows (CLIP_SCHEMA); present = the part is committed
+    rejects/part-00000.parquet  reject rows (REJECT_SCHEMA) of the same part, if it has any
+    _manifest.json              counts, checksums, settings; present = the set is complete
 """
 
 import hashlib
 import json
-import os
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +24,7 @@ SCHEMA_VERSION = "1"
 CODE_VERSION = 1
 """Raised whenever a change of code changes crops: it is part of the fingerprint."""
 VERSION_KEY = b"ferflow.schema_version"
-PLAN, MANIFEST = "plan.parquet", "_manifest.json"
-PLAN_ROW_GROUP = 4096
-FROZEN_COLUMNS = ("uris", "label", "splits", "subject", "media")
+PLAN, MANIFEST, PARTS, REJECTS = "plan.parquet", "_manifest.json", "parts", "rejects"
 
 _LIST = pa.list_
 CLIP_SCHEMA = pa.schema(
@@ -64,7 +60,13 @@ CLIP_SCHEMA = pa.schema(
     ],
     metadata={VERSION_KEY: SCHEMA_VERSION},
 )
-"""One row per clip; the lists run over its frames. Boxes are x0, y0, x1, y1, landmarks x, y times five, in source pixels."""
+"""One row per clip; the lists run over its frames.
+
+frames: JPEG crops. timestamp_ms: NaN where the source has no clock. face_found: a face was detected in this very
+frame. box (x0, y0, x1, y1) and score: of the detection; NaN and 0 without one. landmarks (five times x, y): those that
+aligned the crop, interpolated or borrowed where face_found is false; NaN where the crop is the picture's centre.
+All coordinates are source pixels. sharpness: see `preprocessing.faces.align.sharpness`.
+"""
 
 REJECT_SCHEMA = pa.schema(
     [
@@ -88,8 +90,12 @@ class ShardError(ValueError):
 
 
 def fingerprint(settings: PreprocessSettings) -> str:
-    """Twelve hex digits that stand for everything that shapes a row: settings, template, weights, format, code."""
+    """Twelve hex digits that stand for what shapes the rows: settings, template, weights, format, code.
+
+    Left out is what only moves or times the work: paths, clips_per_part, actors, the failure budget, timeout_s.
+    """
     facts: dict[str, Any] = {
+        "dataset": settings.dataset.model_dump(mode="json", include={"reader", "media", "limit"}),
         "sampling": settings.sampling.model_dump(mode="json"),
         "decode": settings.decode.model_dump(mode="json", exclude={"timeout_s"}),
         "faces": settings.faces.model_dump(mode="json"),
@@ -105,7 +111,13 @@ def fingerprint(settings: PreprocessSettings) -> str:
 
 
 def shard_set_path(settings: PreprocessSettings) -> Path:
-    """Absolute folder of the shard set that these settings make."""
+    """Absolute folder of the shard set that these settings make.
+
+    Raises:
+        ShardError: `out` is a URI.
+    """
+    if "://" in settings.out:
+        raise ShardError(f"preprocess.out = {settings.out!r}: give a folder, one that every node mounts, not a URI")
     name = settings.dataset.name or settings.dataset.reader
     return Path(settings.out).absolute() / name / fingerprint(settings)
 
@@ -127,14 +139,18 @@ class ShardSet:
         path = Path(path).absolute()
         if not (path / MANIFEST).exists():
             path = _only_set(path)
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        if manifest["schema_version"] != SCHEMA_VERSION:
+        manifest = _read_manifest(path / MANIFEST)
+        planned = pq.read_metadata(path / PLAN).num_rows
+        if planned != manifest["clips"] + manifest["rejects"]:
             raise ShardError(
-                f"{path}: format version {manifest['schema_version']}, this program reads {SCHEMA_VERSION}: preprocess again"
+                f"{path}: {planned} samples are planned, {manifest['clips'] + manifest['rejects']} are finished: "
+                "run jobs.preprocess again"
             )
-        missing = [name for name in manifest["parts"] if not (path / "parts" / name).exists()]
-        if missing:
-            raise ShardError(f"{path}: {len(missing)} parts are gone, e.g. {missing[0]}: run jobs.preprocess again")
+        for name, facts in manifest["parts"].items():
+            part = path / PARTS / name
+            if not part.exists() or part.stat().st_size != facts["bytes"]:
+                state = "is damaged: delete it and" if part.exists() else "is gone:"
+                raise ShardError(f"{part} {state} run jobs.preprocess again")
         return cls(path, manifest)
 
     @property
@@ -144,12 +160,12 @@ class ShardSet:
 
     def parts(self) -> list[Path]:
         """Files with clip rows, in order; empty ones are left out."""
-        return [self.path / "parts" / name for name, facts in self.manifest["parts"].items() if facts["clips"]]
+        return [self.path / PARTS / name for name, facts in self.manifest["parts"].items() if facts["clips"]]
 
     def rejects(self) -> pa.Table:
         """All reject rows."""
         names = [name for name, facts in self.manifest["parts"].items() if facts["rejects"]]
-        tables = [pq.read_table(self.path / "rejects" / name, schema=REJECT_SCHEMA) for name in names]
+        tables = [pq.read_table(self.path / REJECTS / name, schema=REJECT_SCHEMA) for name in names]
         return pa.concat_tables(tables) if tables else REJECT_SCHEMA.empty_table()
 
     def clips(self, columns: Sequence[str]) -> pa.Table:
@@ -170,143 +186,14 @@ def _only_set(path: Path) -> Path:
     raise ShardError(f"shard set {path} {state}: run python -m jobs.preprocess with this recipe first")
 
 
-def part_name(part: int) -> str:
-    """File name of a part."""
-    return f"part-{part:05d}.parquet"
-
-
-def make_plan(folder: Path, table: pa.Table, clips_per_part: int) -> pa.Table:
-    """Fix the part of each sample, or extend the plan that is there with samples that are new.
-
-    Samples keep their part for ever: any run, however often it is interrupted, writes the same rows into the same file.
-
-    Raises:
-        ShardError: a sample of the plan has another file, label, split or subject now.
-    """
-    path = folder / PLAN
-    old = pq.read_table(path) if path.exists() else None
-    if old is not None:
-        _refuse_changes(path, old, table)
-        known = set(old["sample_id"].to_pylist())
-        table = table.filter(pa.array([i not in known for i in table["sample_id"].to_pylist()], pa.bool_()))
-    first = 0 if old is None else int(max(old["part"].to_pylist(), default=-1)) + 1
-    parts = pa.array([first + i // clips_per_part for i in range(table.num_rows)], pa.int32())
-    plan = table.append_column("part", parts)
-    if old is not None:
-        plan = pa.concat_tables([old, plan.cast(old.schema)])
-    if old is None or table.num_rows:
-        write_table(path, plan, row_group_size=PLAN_ROW_GROUP)
-    return plan
-
-
-def _refuse_changes(path: Path, old: pa.Table, new: pa.Table) -> None:
-    columns = ["sample_id", *FROZEN_COLUMNS]
-    before = {row["sample_id"]: row for row in old.select(columns).to_pylist()}
-    for row in new.select(columns).to_pylist():
-        planned = before.get(row["sample_id"])
-        changed = [c for c in FROZEN_COLUMNS if planned is not None and planned[c] != row[c]]
-        if changed:
-            raise ShardError(
-                f"{path}: {row['sample_id']} has changed since the shard set was begun: {changed[0]} was "
-                f"{planned[changed[0]]!r}, is {row[changed[0]]!r}; preprocess into another folder (preprocess.out)"
-            )
-
-
-def write_part(folder: Path, part: int, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write the rows of a part: rejects first, clips last, each file whole or not at all.
-
-    The clip file is written even when it is empty: it marks the part as done.
-    """
-    clips = [row for row in rows if "kind" not in row]
-    rejects = [row for row in rows if "kind" in row]
-    name = part_name(part)
-    if rejects:
-        write_table(folder / "rejects" / name, pa.Table.from_pylist(rejects, schema=REJECT_SCHEMA))
-    write_table(folder / "parts" / name, pa.Table.from_pylist(clips, schema=CLIP_SCHEMA))
-
-
-def write_table(path: Path, table: pa.Table, row_group_size: int = 64) -> None:
-    """Write a Parquet file in one step: temporary name, fsync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        pq.write_table(table, fresh, row_group_size=row_group_size, compression="zstd")
-        _sync(fresh)
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
-    _sync(path.parent)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file in one step."""
-    fresh = path.with_name(f".{path.name}.tmp")
-    fresh.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    _sync(fresh)
-    fresh.replace(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def done_parts(folder: Path) -> set[int]:
-    """Numbers of the parts that are committed."""
-    return {int(path.stem.removeprefix("part-")) for path in (folder / "parts").glob("part-*.parquet")}
-
-
-def commit(folder: Path, plan: pa.Table, settings: PreprocessSettings, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Check that every planned sample is exactly one row and write the manifest; returns it.
-
-    Raises:
-        ShardError: rows are missing, doubled or unknown.
-    """
-    parts: dict[str, dict[str, Any]] = {}
-    clips, rejects = [], []
-    for part in sorted(done_parts(folder)):
-        name = part_name(part)
-        path, refused = folder / "parts" / name, folder / "rejects" / name
-        rows = list(_rows(path, ["sample_id", "label", "splits"]))
-        bad = list(_rows(refused, ["sample_id", "label", "splits", "kind"])) if refused.exists() else []
-        digests = {"sha256": _sha256(path)} | ({"rejects_sha256": _sha256(refused)} if bad else {})
-        parts[name] = {"clips": len(rows), "rejects": len(bad), **digests}
-        clips += rows
-        rejects += bad
-    _check_ids(folder, plan["sample_id"].to_pylist(), [r["sample_id"] for r in clips + rejects])
-    manifest = {
-        "schema_version": SCHEMA_VERSION,
-        "fingerprint": fingerprint(settings),
-        "settings": settings.model_dump(mode="json"),
-        "clips": len(clips),
-        "rejects": len(rejects),
-        "classes": dict(Counter(r["label"] for r in clips)),
-        "splits": dict(sorted(Counter(s for r in clips for s in r["splits"]).items())),
-        "reject_kinds": dict(Counter(r["kind"] for r in rejects)),
-        **facts,
-        "parts": parts,
-    }
-    write_json(folder / MANIFEST, manifest)
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        version = manifest["schema_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ShardError(f"{path} is damaged ({error!r}): delete it and run jobs.preprocess again") from error
+    if version != SCHEMA_VERSION:
+        raise ShardError(
+            f"{path.parent}: format version {version}, this program reads {SCHEMA_VERSION}: preprocess again"
+        )
     return manifest
-
-
-def _rows(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
-    yield from pq.read_table(path, columns=columns).to_pylist()
-
-
-def _check_ids(folder: Path, planned: list[str], written: list[str]) -> None:
-    counts = Counter(written)
-    doubled = [i for i, n in counts.items() if n > 1]
-    lost, unknown = set(planned) - set(counts), set(counts) - set(planned)
-    for name, ids in (("twice", doubled), ("missing", lost), ("not planned", unknown)):
-        if ids:
-            raise ShardError(f"{folder}: {len(ids)} samples are {name}, e.g. {min(ids)}: remove its part and run again")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

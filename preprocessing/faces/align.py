@@ -61,6 +61,15 @@ def similarity(points: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
 
 
+def looks_like_face(points: np.ndarray) -> bool:
+    """Whether five landmarks define a crop: `similarity` accepts them."""
+    try:
+        similarity(points, ARCFACE_112)
+    except DegenerateFaceError:
+        return False
+    return True
+
+
 def warp(image: np.ndarray, matrix: np.ndarray, crop_px: int) -> np.ndarray:
     """Cut the crop that `matrix` describes out of the source, resampling once.
 

@@ -1,5 +1,6 @@
 """Faces over time: link the detections of sampled frames, keep one face, bridge its gaps, smooth it."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -93,7 +94,7 @@ def bridge_gaps(
     """Interpolate landmarks in time where at most `max_gap_frames` frames between two found ones lack them."""
     filled = list(landmarks)
     known = [i for i, points in enumerate(landmarks) if points is not None]
-    for left, right in zip(known, known[1:], strict=False):
+    for left, right in itertools.pairwise(known):
         if not 1 < right - left <= max_gap_frames + 1:
             continue
         span = timestamp_ms[right] - timestamp_ms[left]
