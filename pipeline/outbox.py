@@ -102,6 +102,7 @@ class Outbox:
         else:
             self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
         self.failure = str(error)
+        self._sent_at = time.monotonic()  # a silent server took its time: the pause begins now
         self._spill()
 
     def _note_success(self, points: int) -> None:

@@ -44,7 +44,7 @@ def open_run(recipe: Recipe, folder: str | Path, tags: Mapping[str, str] | None 
     folder.mkdir(parents=True, exist_ok=True)
     uri = tracking_uri(recipe.run.tracking_uri, recipe.run.dir)
     try:
-        with store.short_requests():
+        with store.patience(**store.AT_START):
             client = store.connect(uri)
             run_id = _claim(client, recipe, folder, uri)
             _describe(client, run_id, recipe, tags or {})
@@ -169,10 +169,11 @@ class RunLogger:
             "set_status": self._set_status,
         }
         try:
-            with store.short_requests():
+            with store.patience(**store.WHILE_TRAINING):
                 self._client.get_run(self.run_id)
             self._outbox.flush(now=True)
-            steps[name](*arguments)
+            with store.patience(**store.UPLOADING):
+                steps[name](*arguments)
         except Exception as error:  # noqa: BLE001  each artifact store raises its own classes; none may stop a run
             logger.warning("MLflow: %s %s waits in %s (%s)", name, " ".join(arguments), self._calls_file, error)
             write_json(self._calls_file, [*(read_json(self._calls_file) or []), [name, *arguments]])
@@ -182,11 +183,11 @@ class RunLogger:
         return store.connect(self.uri)
 
     def _send(self, points: Sequence[Point]) -> None:
-        with store.short_requests():
+        with store.patience(**store.WHILE_TRAINING):
             store.send_points(self._client, self.run_id, points)
 
     def _recorded(self, keys: Collection[str]) -> set[tuple[str, int]]:
-        with store.short_requests():
+        with store.patience(**store.WHILE_TRAINING):
             known = self._client.get_run(self.run_id).data.metrics.keys() & set(keys)
             return {(key, m.step) for key in known for m in self._client.get_metric_history(self.run_id, key)}
 

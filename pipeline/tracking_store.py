@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SHORT_TIMEOUT_S = 5
+AT_START = {"timeout_s": 15, "retries": 1}
+WHILE_TRAINING = {"timeout_s": 5, "retries": 0}
+UPLOADING = {"timeout_s": 120, "retries": 1}
+"""Patience with the server; points and calls that fail are kept and sent later."""
 MAX_PARAMS_PER_CALL, MAX_METRICS_PER_CALL, MAX_PARAM_CHARS = 100, 1000, 6000
 """MLflow's limits (mlflow.utils.validation)."""
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -40,11 +43,10 @@ ENVIRONMENT = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-"""Quiet, offline and quick to give up: MLflow's own seven retries would hold training up for minutes."""
+"""Quiet and offline."""
 
 
 class TrackingError(RuntimeError):
@@ -77,17 +79,16 @@ def connect(uri: str) -> "MlflowClient":
 
 
 @contextmanager
-def short_requests() -> Iterator[None]:
-    """Give up on a silent server after seconds (MLflow: two minutes); a limit that the user set stays."""
-    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
-    if name in os.environ:
-        yield
-        return
-    os.environ[name] = str(SHORT_TIMEOUT_S)
+def patience(timeout_s: int, retries: int) -> Iterator[None]:
+    """Limit how long a call waits for a silent server (MLflow: 2 minutes, 7 retries); the user's own limits stay."""
+    wanted = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout_s), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries)}
+    fresh = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(fresh)
     try:
         yield
     finally:
-        del os.environ[name]
+        for name in fresh:
+            del os.environ[name]
 
 
 def experiment_id(client: "MlflowClient", name: str, uri: str, run_dir: str | Path) -> str:
@@ -100,7 +101,7 @@ def experiment_id(client: "MlflowClient", name: str, uri: str, run_dir: str | Pa
     known = client.get_experiment_by_name(name)
     if known is None:
         try:
-            return client.create_experiment(name, artifact_location=_artifact_location(uri, run_dir))
+            return client.create_experiment(name, _artifact_location(uri, run_dir))
         except MlflowException:
             known = client.get_experiment_by_name(name)
             if known is None:  # not the race with another driver that creates it

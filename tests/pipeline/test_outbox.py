@@ -3,6 +3,7 @@
 import logging
 import tempfile
 from collections.abc import Collection, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -64,17 +65,24 @@ def test_the_first_value_of_a_step_stands(tmp_path: Path) -> None:
     assert [(row.step, row.value) for row in ledger.rows] == [(0, 0.1), (1, 0.4)]
 
 
-def test_an_outage_is_not_tried_again_before_its_pause_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_server_is_tried_more_and_more_rarely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
-    ledger, tries = Ledger(), []
-    box = Outbox(tmp_path, ledger.send, lambda keys: tries.append(clock[0]) or ledger.recorded(keys))
+    ledger, tries, answer_s = Ledger(), [], 5.0
+
+    def recorded(keys: Collection[str]) -> set[tuple[str, int]]:
+        tries.append(clock[0])
+        clock[0] += answer_s
+        return ledger.recorded(keys)
+
+    box = Outbox(tmp_path, ledger.send, recorded)
     ledger.state = "down"
-    for second in range(200):
-        clock[0] = float(second)
-        box.add([point(second)])
+    for step in range(200):
+        box.add([point(step)])
         box.flush()
-    assert tries == [0.0, 1.0, 3.0, 7.0, 15.0, 31.0, 63.0, 123.0, 183.0]
+        clock[0] += 1.0
+    pauses = [later - earlier - answer_s for earlier, later in pairwise(tries)]
+    assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
     ledger.state = "up"
     assert box.flush(now=True)
     assert [row.step for row in ledger.rows] == list(range(200))
