@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix
 
@@ -28,6 +28,7 @@ def as_logits(predicted: list[int], classes: int) -> torch.Tensor:
     return noise + 2 * torch.nn.functional.one_hot(torch.tensor(predicted), classes)
 
 
+@settings(deadline=None)
 @given(predictions())
 def test_scores_equal_those_of_scikit_learn(case: tuple[int, list[int], list[int]]) -> None:
     classes, truth, predicted = case
@@ -41,6 +42,7 @@ def test_scores_equal_those_of_scikit_learn(case: tuple[int, list[int], list[int
     assert counts.dtype == torch.int64
 
 
+@settings(deadline=None)
 @given(predictions(), st.integers(1, 7))
 def test_counts_do_not_depend_on_how_samples_are_split(case: tuple[int, list[int], list[int]], parts: int) -> None:
     classes, truth, predicted = case

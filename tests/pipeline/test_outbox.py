@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import outbox as module
@@ -119,6 +119,7 @@ def test_a_torn_line_is_reported_and_costs_only_itself(tmp_path: Path, caplog: p
     assert "torn line" in caplog.text
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["up", "down", "mute"]), st.sampled_from(["go on", "die"])), max_size=12))
 def test_every_flushed_step_arrives_exactly_once(history: list[tuple[str, str]]) -> None:
     with tempfile.TemporaryDirectory() as name:

@@ -26,6 +26,8 @@ from pipeline.tracking import STATE, RunLogger, TrackingError, download_bundle, 
 from preprocessing.config import validate
 
 START_LIMIT_S = 90
+PATIENCE_S = 30
+"""Ten times what is needed here, and a tenth of what MLflow takes by default."""
 
 
 NORMAL_RUN = """
@@ -263,7 +265,7 @@ def test_a_model_is_registered_once_and_its_bundle_comes_back(runs: Path, elsewh
         run.log_metrics({"test/uar": 0.6}, step=3)
         started = time.monotonic()
         run.log_model(bundle, "hdf")
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < PATIENCE_S
         run.log_model(bundle, "hdf")
     assert not (folder / UNSENT_CALLS).exists()
     assert [v.version for v in client_of(recipe).search_model_versions("name = 'hdf'")] in (["1"], [1])
@@ -308,7 +310,7 @@ def test_a_store_that_cannot_be_used_stops_the_start(uri: str, tmp_path: Path) -
     assert uri.replace("secret", "***") in str(caught.value)
     assert "secret" not in str(caught.value)
     assert all("secret" not in path.read_text() for path in (tmp_path / "runs/run").iterdir())
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < PATIENCE_S
 
 
 def test_a_run_that_the_store_does_not_know_is_not_replaced_silently(runs: Path) -> None:
@@ -357,7 +359,7 @@ def test_an_outage_in_the_middle_costs_nothing_but_a_warning(
         driver.log_figure(Figure(figsize=(1, 1)), "confusion")
         driver.log_model(bundle, "outage")
         driver.finish()
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < PATIENCE_S
     unsent = [json.loads(line) for line in (folder / UNSENT_METRICS).read_text().split("\n") if line]
     waiting = ["val/uar 1", "val/uar 2", "val/uar 3", "val/uar 3", "test/uar 3"]
     assert [f"{point['key']} {point['step']}" for point in unsent] == waiting
