@@ -24,9 +24,10 @@ Tile = tuple[bytes, bool]
 
 
 def contact_sheet(path: Path, out: Path, per_class: int = 10) -> Path:
-    """Draw one row of aligned faces per class, each the middle frame of another clip, and save it as PNG.
+    """Draw one row of aligned faces per class and save it as PNG.
 
-    A frame in which no face was found has an orange border.
+    Each is the middle frame of another clip; of few clips, several frames in time order. A frame in which no face was
+    found has an orange border.
     """
     from matplotlib.figure import Figure
 
@@ -68,21 +69,28 @@ def _examples(shard_set: ShardSet, per_class: int) -> dict[str, list[Tile]]:
     parts = shard_set.parts()
     chosen = [parts[i] for i in np.unique(np.linspace(0, len(parts) - 1, min(SCAN_PARTS, len(parts))).astype(int))]
     looked_for = shard_set.manifest["settings"]["faces"]["aligner"] != "none"
-    found: dict[str, list[list[Tile]]] = defaultdict(list)
+    found: dict[str, list[list[list[Tile]]]] = defaultdict(list)
     for part in chosen:
-        of_part: dict[str, list[Tile]] = defaultdict(list)
+        of_part: dict[str, list[list[Tile]]] = defaultdict(list)
         for row in pq.read_table(part, columns=["label", "frames", "face_found"]).to_pylist():
             if len(of_part[row["label"]]) < per_class:
-                middle = len(row["frames"]) // 2
-                of_part[row["label"]].append((row["frames"][middle], row["face_found"][middle] or not looked_for))
-        for label, tiles in of_part.items():
-            found[label].append(tiles)
-    return {label: _in_turn(lists)[:per_class] for label, lists in found.items()}
+                faces = [face or not looked_for for face in row["face_found"]]
+                of_part[row["label"]].append(list(zip(row["frames"], faces, strict=True)))
+        for label, clips in of_part.items():
+            found[label].append(clips)
+    return {label: _spread(_in_turn(lists)[:per_class], per_class) for label, lists in found.items()}
 
 
-def _in_turn(lists: list[list[Tile]]) -> list[Tile]:
+def _in_turn(lists: list[list[Any]]) -> list[Any]:
     longest = max(map(len, lists))
-    return [tiles[i] for i in range(longest) for tiles in lists if i < len(tiles)]
+    return [items[i] for i in range(longest) for items in lists if i < len(items)]
+
+
+def _spread(clips: list[list[Tile]], count: int) -> list[Tile]:
+    """The middle frame of each clip, or as many evenly spaced ones of each as fit."""
+    each = max(1, count // len(clips))
+    positions = [np.unique(((np.arange(each) + 0.5) * len(clip) / each).astype(int)) for clip in clips]
+    return [clip[i] for clip, chosen in zip(clips, positions, strict=True) for i in chosen]
 
 
 def _strip(tiles: list[Tile], columns: int) -> np.ndarray:
