@@ -1,6 +1,7 @@
 """What every command shares: arguments, exit codes, the result file, one place that starts Ray."""
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -98,5 +99,17 @@ def start_ray(cpus_needed: float = 0) -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=True)
         return
-    cpus = max(os.cpu_count() or 1, int(cpus_needed + 0.999))
-    ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=True, logging_level="warning")
+    cpus = max(os.cpu_count() or 1, math.ceil(cpus_needed))
+    ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="warning")
+    _quiet()
+
+
+def _quiet() -> None:
+    """Commands draw their own progress; Ray's would bury it. Its log files keep everything."""
+    import logging
+
+    import ray.data
+
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    for name in ("ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.WARNING)

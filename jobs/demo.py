@@ -156,7 +156,7 @@ def _print(
             f"{predicted[name]['clips_per_s']:.1f}",
         )
     console.print(table)
-    render, shards = stages
+    shards = stages[-1]
     console.print(
         f"preprocessing {shards['clips_per_s']:.1f} clips/s; UAR and WAR on subjects that were not trained on"
     )

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -95,7 +94,7 @@ def write_bundle(folder: Path, weights: Path, recipe: Recipe, facts: BundleFacts
     (fresh / BUNDLE).write_text(json.dumps(asdict(facts), indent=1), encoding="utf-8")
     if folder.exists():
         shutil.rmtree(folder)
-    os.replace(fresh, folder)
+    fresh.replace(folder)
     return folder
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from ray.data import ActorPoolStrategy
 
 from pipeline.checkpoint import read_bundle
 from pipeline.data import clip_dataset
@@ -65,7 +66,7 @@ def evaluate(
         _Scorer,
         fn_constructor_kwargs={"bundle": str(bundle), "gpu": gpu},
         batch_size=batch_size,
-        concurrency=workers,
+        compute=ActorPoolStrategy(size=workers),
         num_cpus=1,
         num_gpus=1 if gpu else None,
     )

@@ -12,6 +12,7 @@ from pipeline.config import Recipe
 from preprocessing.config import ConfigError
 
 RESULT = "result.json"
+HISTORY = "history.jsonl"
 FREE_TO_CHANGE = {
     "preprocess.actors",
     "run.keep_checkpoints",
@@ -35,7 +36,7 @@ def finished_result(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
     stored = folder / RECIPE
     if not stored.exists():
         return None
-    before, after = (_flat(yaml.safe_load(text)) for text in (stored.read_text("utf-8"), recipe_yaml(recipe)))
+    before, after = (flatten(yaml.safe_load(text)) for text in (stored.read_text("utf-8"), recipe_yaml(recipe)))
     keys = sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k) and k not in FREE_TO_CHANGE)
     if keys:
         faults = [f"{k} was {before.get(k)!r}, is {after.get(k)!r}" for k in keys]
@@ -60,8 +61,22 @@ def write_result(folder: Path, result: dict[str, Any]) -> Path:
     return path
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def append_history(folder: Path, facts: dict[str, Any]) -> None:
+    """Add one epoch's facts; an epoch that is repeated after a restart replaces its first account when read."""
+    with (folder / HISTORY).open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(facts) + "\n")
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """Facts of each epoch, in order; Ray itself keeps only those of the checkpoints that it kept."""
+    lines = (folder / HISTORY).read_text(encoding="utf-8").splitlines()
+    epochs = {facts["epoch"]: facts for facts in map(json.loads, lines)}
+    return [epochs[epoch] for epoch in sorted(epochs)]
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leaves of a tree of settings by dotted path; an empty mapping is a leaf."""
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
-        leaves |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        leaves |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
     return leaves

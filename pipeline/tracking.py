@@ -19,6 +19,7 @@ from pipeline import tracking_store as store
 from pipeline.checkpoint import BUNDLE, recipe_yaml
 from pipeline.config import Recipe
 from pipeline.outbox import UNSENT_CALLS, UNSENT_METRICS, Outbox, Point, read_json, write_json
+from pipeline.run import flatten
 from pipeline.tracking_store import TrackingError, tracking_uri
 
 if TYPE_CHECKING:
@@ -250,17 +251,9 @@ def _describe(client: "MlflowClient", run_id: str, recipe: Recipe, tags: Mapping
         "dataset": dataset.name or dataset.reader,
     }
     store.send_tags(client, run_id, store.origin() | facts | dict(tags))
-    store.send_params(client, run_id, _flatten(recipe.model_dump(mode="json")))
+    params = flatten(recipe.model_dump(mode="json"))
+    store.send_params(client, run_id, {name: str(value) for name, value in params.items()})
     client.log_text(run_id, recipe_yaml(recipe), "recipe.yaml")
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    leaves: dict[str, str] = {}
-    for key, value in tree.items():
-        leaves |= (
-            _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: str(value)}
-        )
-    return leaves
 
 
 def _chosen_uri(folder: Path, recipe: Recipe) -> str:

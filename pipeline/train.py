@@ -17,9 +17,9 @@ from pipeline.config import Recipe
 from pipeline.data import TRAIN_MARGIN, ExactSplit, clip_dataset, read_index
 from pipeline.evaluate import evaluate
 from pipeline.progress import ProgressBar
-from pipeline.run import bind, finished_result, run_folder, write_result
+from pipeline.run import bind, finished_result, read_history, run_folder, write_result
 from pipeline.split import Split, assign
-from pipeline.tracking import RunLogger, open_run
+from pipeline.tracking import RunLogger, open_run, send_unsent
 from pipeline.worker import train_worker
 from preprocessing.config import ConfigError
 from preprocessing.report import CONTACT_SHEET, contact_sheet
@@ -67,6 +67,7 @@ def train(recipe: Recipe, start_ray: Callable[[float], None]) -> dict[str, Any]:
     folder = run_folder(recipe)
     finished = finished_result(folder, recipe)
     if finished is not None:
+        send_unsent(recipe, folder)
         return finished
     shard_set, split = plan(recipe)
     start_ray(cpus_needed(recipe))
@@ -74,16 +75,30 @@ def train(recipe: Recipe, start_ray: Callable[[float], None]) -> dict[str, Any]:
     _check_cluster(recipe, gpu)
     bind(folder, recipe)
     run_id = open_run(recipe, folder, _tags(shard_set, split))
+    with RunLogger(run_id, recipe, folder) as logger:
+        try:
+            result = _train(recipe, folder, shard_set, split, run_id, gpu, logger)
+        except KeyboardInterrupt:
+            logger.finish("KILLED")
+            raise
+        except Exception:
+            logger.finish("FAILED")
+            raise
+        logger.finish("FINISHED")
+    return result
+
+
+def _train(
+    recipe: Recipe, folder: Path, shard_set: ShardSet, split: Split, run_id: str, gpu: bool, logger: RunLogger
+) -> dict[str, Any]:
     started = time.perf_counter()
     with ProgressBar(folder, f"train {recipe.model.name}"):
-        checkpoint, history = _fit(recipe, folder, shard_set, split, run_id, gpu)
+        checkpoint = _fit(recipe, folder, shard_set, split, run_id, gpu)
     seconds = round(time.perf_counter() - started, 1)
-    with RunLogger(run_id, recipe, folder) as logger:
-        bundle, result = _test(recipe, folder, shard_set, split, checkpoint, gpu, logger)
-        _log(recipe, shard_set, bundle, result, history, logger)
-        result |= {"train_seconds": seconds, "mlflow_run_id": run_id}
-        write_result(folder, result)
-        logger.finish("FINISHED")
+    bundle, result = _test(recipe, folder, shard_set, split, checkpoint, gpu, logger)
+    result |= _log(recipe, shard_set, bundle, result, logger)
+    result |= {"train_seconds": seconds, "mlflow_run_id": run_id}
+    write_result(folder, result)
     return result
 
 
@@ -112,10 +127,8 @@ def _check_cluster(recipe: Recipe, gpu: bool) -> None:
         raise ConfigError("cluster", faults)
 
 
-def _fit(
-    recipe: Recipe, folder: Path, shard_set: ShardSet, split: Split, run_id: str, gpu: bool
-) -> tuple[Path, list[dict[str, Any]]]:
-    """Train; the best checkpoint, and the facts of each epoch whose checkpoint was reported."""
+def _fit(recipe: Recipe, folder: Path, shard_set: ShardSet, split: Split, run_id: str, gpu: bool) -> Path:
+    """Train; returns the best checkpoint."""
     chosen_on = split.part(recipe.run.select_on)
     cached = _fits_cache(recipe, len(split.train) + len(chosen_on))
     gpus = {"GPU": 1} if gpu else {}
@@ -151,9 +164,8 @@ def _fit(
     outcome = trainer.fit()
     if outcome.error is not None or not outcome.best_checkpoints:
         raise TrainingError(f"{folder}: training failed: {outcome.error}") from outcome.error
-    best = max(outcome.best_checkpoints, key=lambda pair: pair[1]["val_select"])
-    history = outcome.metrics_dataframe.to_dict("records") if outcome.metrics_dataframe is not None else []
-    return Path(best[0].path), history
+    checkpoint, _ = max(outcome.best_checkpoints, key=lambda pair: pair[1]["val_select"])
+    return Path(checkpoint.path)
 
 
 def _datasets(
@@ -230,14 +242,18 @@ def _log(
     shard_set: ShardSet,
     bundle: Path,
     result: dict[str, Any],
-    history: list[dict[str, Any]],
     logger: RunLogger,
-) -> None:
-    """Figures and model into the tracked run."""
-    folder = bundle.parent
-    logger.log_figure(result["confusion_matrix"])
-    curves = figures.save(figures.training_curves(history), folder / "training_curves.png")
-    logger.log_figure(curves)
-    sheet = shard_set.path / CONTACT_SHEET
-    logger.log_figure(sheet if sheet.exists() else contact_sheet(shard_set.path, sheet))
+) -> dict[str, str]:
+    """Figures and model into the tracked run; where the figures lie."""
+    curves = figures.training_curves(read_history(bundle.parent), recipe.run.name, result["best_epoch"])
+    pictures = {
+        "confusion_matrix": Path(result["confusion_matrix"]),
+        "training_curves": figures.save(curves, bundle.parent / "training_curves.png"),
+        "contact_sheet": shard_set.path / CONTACT_SHEET,
+    }
+    if not pictures["contact_sheet"].exists():
+        contact_sheet(shard_set.path, pictures["contact_sheet"])
+    for picture in pictures.values():
+        logger.log_figure(picture)
     logger.log_model(bundle, recipe.run.register_as or recipe.model.name)
+    return {name: str(path) for name, path in pictures.items()}

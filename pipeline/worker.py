@@ -24,6 +24,7 @@ from pipeline.loop import evaluate_epoch, train_epoch
 from pipeline.metrics import Scores
 from pipeline.models.registry import build_model
 from pipeline.progress import Progress
+from pipeline.run import append_history
 from pipeline.step import Step
 from pipeline.tracking import RunLogger
 from preprocessing.config import validate
@@ -72,6 +73,7 @@ def train_worker(config: dict[str, Any]) -> None:
     for epoch in range(start_epoch, recipe.optim.epochs):
         facts = _epoch(recipe, step, batches, epoch, rank, device, classes, config["val_size"], progress)
         if logger is not None:
+            append_history(Path(config["folder"]), facts)
             logger.log_metrics(_numbers(facts), step=epoch)
             logger.flush()
         _report(model, step, facts, rank)

@@ -25,7 +25,7 @@ from preprocessing.datasets.demo_clip import CLIP_PX, film
 from preprocessing.datasets.demo_subject import Subject, subject
 from preprocessing.labels import EMOTIONS
 
-RENDERER = 2
+RENDERER = 3
 """Version of the pictures: goes up whenever the same parameters give others."""
 FPS = 25
 FOLDS = 5

@@ -15,8 +15,8 @@ FRAMES = (32, 44)
 """Fewest and most frames of a clip."""
 _CORNER = np.array([FACE_X - CLIP_PX / 2, FACE_Y - 0.54 * CLIP_PX])
 """Portrait pixel that is the resting picture's corner."""
-_CHIN_ROWS = 112
-"""First row of the picture in which the lower face can be seen."""
+_FACE = np.s_[84:220, 52:204]
+"""The picture's part in which the eyes and the jaw move: only there the other layers can be seen."""
 _DAMPING = np.float32(0.7)
 """Of the inversion's steps: below 1, so that it converges where skin is stretched to more than twice its length."""
 
@@ -111,13 +111,14 @@ class Puppet:
             rest, apex, now = (getattr(layers, name)[FACE] for layers in (self._rest, self._apex, self._now))
             now[:] = cv2.addWeighted(rest, 1 - weight, apex, weight, 0)
         target = _grid(matrix)
-        inner = _sample(self._now.inner, self._find("inner", moved.inner, target))
-        picture = cv2.cvtColor(inner, cv2.COLOR_RGBA2RGB)
-        chin = tuple(t[_CHIN_ROWS // 2 :] for t in target)
-        lower = _sample(self._now.lower, self._find("lower", moved.lower, chin))
-        picture[_CHIN_ROWS:] = _over(lower, picture[_CHIN_ROWS:])
-        picture = _over(_sample(self._now.upper, self._find("upper", moved.upper, target)), picture)
-        return _mix(picture, background, cv2.extractChannel(inner, 3))
+        half = tuple(slice(side.start // 2, side.stop // 2) for side in _FACE)
+        face = tuple(np.ascontiguousarray(t[half]) for t in target)
+        upper = _sample(self._now.upper, self._find("upper", moved.upper, target))
+        picture = _over(upper, background)
+        inside = _over(_sample(self._now.inner, self._find("inner", moved.inner, face)), background[_FACE])
+        inside = _over(upper[_FACE], inside)
+        picture[_FACE] = _over(_sample(self._now.lower, self._find("lower", moved.lower, face)), inside)
+        return picture
 
     def _find(self, name: str, field: np.ndarray, target: Pair) -> Pair:
         first = name not in self._places
@@ -151,12 +152,8 @@ def _sample(texture: np.ndarray, at: Pair) -> np.ndarray:
 
 
 def _over(layer: np.ndarray, picture: np.ndarray) -> np.ndarray:
-    return _mix(cv2.cvtColor(layer, cv2.COLOR_RGBA2RGB), picture, cv2.extractChannel(layer, 3))
-
-
-def _mix(front: np.ndarray, back: np.ndarray, cover: np.ndarray) -> np.ndarray:
-    weight = cover * np.float32(1 / 255)
-    return cv2.blendLinear(front, back, weight, 1 - weight)
+    cover = cv2.extractChannel(layer, 3) * np.float32(1 / 255)
+    return cv2.blendLinear(cv2.cvtColor(layer, cv2.COLOR_RGBA2RGB), picture, cover, 1 - cover)
 
 
 @dataclass(frozen=True)

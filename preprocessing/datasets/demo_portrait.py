@@ -63,6 +63,12 @@ _BEARD: Points = [
     (186, 138), (200, 141), (210, 134), (223, 133), (236, 134), (247, 142), (263, 140), (256, 166), (240, 180),
     (224, 184), (206, 180), (190, 164),
 ]  # fmt: skip
+_INNER_JAW: Points = [
+    (195, 128), (194, 150), (200, 163), (211, 171.5), (224, 174), (237, 171.5), (248, 163), (254, 150), (253, 128),
+]  # fmt: skip
+_OUTER_JAW: Points = [
+    (187, 124), (186, 151), (194, 167), (208, 178), (224, 181), (240, 178), (254, 167), (262, 151), (261, 124),
+]  # fmt: skip
 _MOUTH: Points = [(200, 134), (246, 134), (250, 150), (246, 176), (200, 176), (196, 150)]
 BROWS: tuple[Points, Points] = (
     [(189.5, 90.2), (193, 89), (198, 88.3), (203, 89), (208, 90.4), (212.5, 92)],
@@ -94,9 +100,11 @@ class Portrait:
     rgb: np.ndarray
     """Skin and hair, smile folds removed, colours of the figure's rim carried outwards."""
     upper: np.ndarray
-    """Where the upper face covers: not under the upper lip, not in the eyes' openings."""
+    """Where the upper face, and all but the jaw, covers: not under the upper lip, not in the eyes' openings."""
     lower: np.ndarray
-    """Where the lower face covers: below the lower lip's edge."""
+    """Where the lower face covers: the jaw below the lower lip's edge."""
+    inner: np.ndarray
+    """Where what lies behind may be seen: around the eyes and the mouth."""
     figure: np.ndarray
     head: np.ndarray
     skin: np.ndarray
@@ -137,6 +145,7 @@ def portrait() -> Portrait:
         lips=mask(_LIPS, 0.8),
         lashes=_lines([_EYES[0][:7], _EYES[1][:8]], 0.7),
         beard=mask(_BEARD, 4.0) * (1 - mask(_LIPS, 1.5)),
+        inner=np.maximum(mask(_MOUTH, 1.0), np.clip(6 * _eye_opening(3.0), 0, 1)),
         mouth=mask(_MOUTH, 1.0),
         mouth_floor=_mouth_floor(),
         skin_colour=smooth[skin > 0.9].mean(0),
@@ -211,17 +220,16 @@ def _bleed(rgb: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 
 def _cover() -> tuple[np.ndarray, np.ndarray]:
-    """Upper and lower face; beside the mouth they overlap, so that no gap opens where they move apart."""
+    """Upper and lower face; beside the mouth and along the jaw they overlap, so that no gap opens between them."""
     left, right = _UPPER_LIP[0], _UPPER_LIP[-1]
     below = [(left[0] - 8, left[1] + 9), (left[0] - 1, left[1] + 1)]
     below_right = [(right[0] + 1, right[1] + 1), (right[0] + 8, right[1] + 9)]
     above = [(left[0] - 8, left[1] - 9), (left[0] - 1, left[1] - 1)]
     above_right = [(right[0] + 1, right[1] - 1), (right[0] + 8, right[1] - 9)]
-    upper_edge = [(60, 150), *below, *_UPPER_LIP, *below_right, (390, 150)]
-    lower_edge = [(60, 128), *above, *_LOWER_LIP, *above_right, (390, 128)]
-    upper = mask([*upper_edge, (390, -60), (60, -60)], 0.3, smooth=False)
-    lower = mask([*lower_edge, (390, 330), (60, 330)], 0.3, smooth=False)
-    return upper * (1 - _eye_opening(0.35)), lower
+    under_upper = [(170, 150), *below, *_UPPER_LIP, *below_right, (280, 150), (280, 220), (170, 220)]
+    under_lower = [(170, 128), *above, *_LOWER_LIP, *above_right, (280, 128), (280, 220), (170, 220)]
+    upper = 1 - mask(under_upper, 0.3, smooth=False) * mask(_INNER_JAW, 2.0)
+    return upper * (1 - _eye_opening(0.35)), mask(under_lower, 0.3, smooth=False) * mask(_OUTER_JAW, 2.0)
 
 
 def _lines(lines: list[Points], width_px: float) -> np.ndarray:

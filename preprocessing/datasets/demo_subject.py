@@ -30,7 +30,7 @@ _CREASE_TINT = np.array([0.8, 1.0, 1.1], np.float32)
 
 @dataclass(frozen=True)
 class Layers:
-    """uint8 textures (SIZE_PX * TEXELS square, 4): RGB and what the layer covers; of `inner`, the figure."""
+    """uint8 textures (SIZE_PX * TEXELS square, 4): RGB and what the layer covers."""
 
     upper: np.ndarray
     lower: np.ndarray
@@ -91,7 +91,7 @@ def _layers(rng: np.random.Generator, tone: float, hair: int) -> Layers:
     rgb = _stubble(rgb, rng.uniform(-0.25, 0.22))
     rgb = rgb + (_garment(rng) - rgb) * np.maximum(portrait.garment, _below_head(portrait.head))[..., None]
     inner = _behind(rgb, portrait.rgb, _IRIS[rng.integers(len(_IRIS))] * rng.uniform(0.85, 1.15))
-    covers = portrait.upper, portrait.lower, portrait.figure
+    covers = portrait.upper * portrait.figure, portrait.lower * portrait.figure, portrait.inner
     pictures = rgb, rgb, inner
     return Layers(*(np.dstack([_to_uint8(p), _to_uint8(255 * c)]) for p, c in zip(pictures, covers, strict=True)))
 
