@@ -30,6 +30,8 @@ class HdfSettings(Settings):
     """DAM and DSM as the paper's figure has them, or as the authors' release has them."""
     weights: str | None = None
     """Local X3D checkpoint (public names, safetensors or torch); the classifier is not taken from it."""
+    zero_init: bool = True
+    """Start every residual block as the identity, as X3D does; `false` learns sooner where steps are few."""
 
     @model_validator(mode="after")
     def _stages_agree(self) -> "HdfSettings":

@@ -38,10 +38,11 @@ class Hdf(nn.Module):
         dam: bool = True,
         variant: Variant = "paper",
         normalise: bool = False,
+        zero_init: bool = True,
     ) -> None:
         super().__init__()
         self.normalise = normalise
-        self.backbone = X3D(depths, widths, classes, head=head, dropout=dropout)
+        self.backbone = X3D(depths, widths, classes, head=head, dropout=dropout, zero_init=zero_init)
         self.dams = nn.ModuleList(Dam(frames, variant=variant) if dam else nn.Identity() for _ in depths)
 
     @classmethod
@@ -64,6 +65,7 @@ class Hdf(nn.Module):
             dam=settings.dam,
             variant=settings.variant,
             normalise=settings.weights is not None,
+            zero_init=settings.zero_init,
         )
         if pretrained and settings.weights is not None:
             model.backbone.load_pretrained(settings.weights)

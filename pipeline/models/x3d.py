@@ -44,6 +44,7 @@ class X3D(nn.Module):
         *,
         head: Head = "plain",
         dropout: float = 0.5,
+        zero_init: bool = True,
     ) -> None:
         super().__init__()
         stages = [
@@ -51,7 +52,7 @@ class X3D(nn.Module):
             for inputs, outputs, depth in zip((widths[0], *widths[:-1]), widths, depths, strict=True)
         ]
         self.blocks = nn.ModuleList([_Stem(widths[0]), *stages, _Head(widths[-1], classes, head, dropout)])
-        self._initialise()
+        self._initialise(zero_init)
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         """Logits (B, K) of clips (B, 3, T, H, W)."""
@@ -70,7 +71,7 @@ class X3D(nn.Module):
         skip = f"blocks.{head}." if self.blocks[-1].is_plain else f"blocks.{head}.proj."
         load_matching(self, read_weights(path), path, skip=skip)
 
-    def _initialise(self) -> None:
+    def _initialise(self, zero_init: bool) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -80,7 +81,7 @@ class X3D(nn.Module):
                 nn.init.normal_(module.weight, std=0.01)
                 nn.init.zeros_(module.bias)
         for module in self.modules():
-            if isinstance(module, _Bottleneck):
+            if isinstance(module, _Bottleneck) and zero_init:
                 # Every residual branch starts as zero (arXiv 1706.02677), as in the public training code.
                 nn.init.zeros_(module.norm_c.weight)
 
