@@ -9,8 +9,8 @@ import json
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from fractions import Fraction
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,13 +27,13 @@ VERSION = 1
 CLIP_PX = 256
 FPS = 25
 FOLDS = 5
-FACTS = "demo.json"
+FACTS, STARTED = "demo.json", "started.json"
 BAD = ("truncated", "no_face", "empty", "text")
 """One clip of each kind, listed in the CSV files like any other."""
 
 
 class DemoError(ValueError):
-    """The folder holds a data set of other parameters."""
+    """Wrong parameters, or a folder that holds something else."""
 
 
 @dataclass(frozen=True)
@@ -86,38 +86,68 @@ def render(
     processes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> DemoSummary:
-    """Render the data set; a complete one of the same parameters is left as it is.
+    """Render the data set; a complete one of the same parameters is left as it is, an interrupted one is completed.
 
     Args:
         root: becomes a tree like DFEW's, with `subjects.csv` (video_name, subject) beside it.
         subjects: synthetic people, at least 5; each shows the seven expressions once.
+        processes: default: one per CPU.
         progress: called with the clips done and the clips in all.
 
     Raises:
-        DemoError: the folder holds a data set of other parameters.
+        DemoError: wrong parameters, or the folder holds something else.
     """
     root, started = Path(root), time.perf_counter()
+    facts = _facts(seed, subjects)
+    clips = _plan(root, seed, subjects)
+    complete = _open(root, facts)
+    if not complete:
+        _render_all(clips, seed, subjects, processes or os.cpu_count() or 1, progress)
+        _write_tables(root, clips)
+        _write_text(root / FACTS, json.dumps(facts | {"bad": {str(c.number): c.bad for c in clips if c.bad}}, indent=1))
+    bad = sum(c.bad is not None for c in clips)
+    seconds = 0.0 if complete else time.perf_counter() - started
+    return DemoSummary(root, len(clips), bad, subjects, round(seconds, 2), not complete)
+
+
+def _facts(seed: int, subjects: int) -> dict[str, int]:
     if subjects < FOLDS:
         raise DemoError(f"subjects = {subjects}: at least {FOLDS} are needed, one for each fold's test part")
-    facts = {"version": VERSION, "seed": seed, "subjects": subjects}
-    clips = _plan(root, seed, subjects)
-    summary = DemoSummary(root, len(clips), sum(c.bad is not None for c in clips), subjects, 0.0, False)
+    if seed < 0:
+        raise DemoError(f"seed = {seed}: must not be negative")
+    return {"version": VERSION, "seed": seed, "subjects": subjects}
+
+
+def _open(root: Path, facts: dict[str, int]) -> bool:
+    """Whether the folder holds the complete set already; a started one is told by its facts file."""
+    started = root / STARTED
+    for path in (root / FACTS, started):
+        if path.exists():
+            there = {k: v for k, v in json.loads(path.read_text(encoding="utf-8")).items() if k in facts}
+            if there != facts:
+                raise DemoError(f"{root} holds demo data of {there}, not of {facts}: give another folder or remove it")
     if (root / FACTS).exists():
-        there = json.loads((root / FACTS).read_text(encoding="utf-8"))
-        if there != facts:
-            raise DemoError(f"{root} holds demo data of {there}, not of {facts}: give another folder or remove it")
-        return summary
+        return True
+    if not started.exists() and root.exists() and any(root.iterdir()):
+        raise DemoError(f"{root} is in use for something else: give an empty folder")
     (root / "Clip" / "original").mkdir(parents=True, exist_ok=True)
-    jobs = [(seed, subject, [c for c in clips if c.subject == subject]) for subject in range(subjects)]
+    _write_text(started, json.dumps(facts))
+    return False
+
+
+def _render_all(
+    clips: list[Clip], seed: int, subjects: int, processes: int, progress: Callable[[int, int], None] | None
+) -> None:
     done = 0
-    with ProcessPoolExecutor(processes or os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        for count in pool.map(_render_subject, *zip(*jobs, strict=True)):
-            done += count
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        jobs = [
+            pool.submit(_render_subject, seed, subject, [c for c in clips if c.subject == subject])
+            for subject in range(subjects)
+        ]
+        for job in as_completed(jobs):
+            done += job.result()
             if progress is not None:
                 progress(done, len(clips))
-    _write_tables(root, clips)
-    _write_text(root / FACTS, json.dumps(facts))
-    return DemoSummary(**asdict(summary) | {"seconds": time.perf_counter() - started, "rendered": True})
 
 
 def _plan(root: Path, seed: int, subjects: int) -> list[Clip]:
@@ -150,6 +180,8 @@ def _render_subject(seed: int, number: int, clips: list[Clip]) -> int:
     subject = _subject(np.random.default_rng((seed, 2, number)))
     for clip in clips:
         target = Path(clip.path)
+        if target.exists():
+            continue
         fresh = target.with_suffix(".tmp")
         rng = np.random.default_rng((clip.seed, 3, clip.number))
         if clip.bad == "empty":
