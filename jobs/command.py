@@ -99,8 +99,11 @@ def start_ray(cpus_needed: float = 0) -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=True)
         return
+    # A laptop's Ray lives as long as the command: its native log lines would only bury the command's own output.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    _quiet()
     cpus = max(os.cpu_count() or 1, math.ceil(cpus_needed))
-    ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="warning")
+    ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="error")
     _quiet()
 
 
@@ -110,6 +113,8 @@ def _quiet() -> None:
 
     import ray.data
 
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    for name in ("ray.data", "ray.train", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for name in ("ray", "ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from jobs.command import console, run, settings_arguments
+from jobs.command import console, run, settings_arguments, start_ray
 from pipeline.config import Recipe, load_recipe
 from preprocessing.config import Settings
 
@@ -36,9 +36,11 @@ def main(arguments: list[str] | None = None) -> None:
 def demo(settings: DemoSettings) -> dict[str, Any]:
     """Run the demo; returns the content of result.json."""
     from pipeline.run import write_result
+    from pipeline.train import cpus_needed
 
     started = time.perf_counter()
     recipes = {name: demo_recipe(name, settings) for name in MODELS}
+    start_ray(max(cpus_needed(recipe) for recipe in recipes.values()))
     stages = [_render(settings), _preprocess(recipes["hdf"])]
     trained = {name: _train(recipe) for name, recipe in recipes.items()}
     predicted = {name: _predict(result, recipes[name]) for name, result in trained.items()}

@@ -1,7 +1,7 @@
 """The demo's data set: synthetic people show seven expressions, as H.264 clips in DFEW's own tree.
 
-Every picture is a warp of one public-domain portrait, so nothing is downloaded and no licence is needed. The same seed and
-library versions give the same bytes.
+Every picture is a warp of one public-domain portrait, so nothing is downloaded and no licence is needed. The same
+seed and library versions give the same bytes.
 """
 
 import csv
@@ -251,7 +251,7 @@ def _background(rng: np.random.Generator) -> np.ndarray:
 
 def _frames(subject: Subject, clip: Clip, rng: np.random.Generator) -> list[np.ndarray]:
     """uint8 CLIP_PX, CLIP_PX, 3 frames: neutral, apex, neutral, with head motion and a blink."""
-    count = int(rng.integers(26, 41))
+    count = int(rng.integers(20, 31))
     neutral = demo_face.pose("neutral")
     halves = rng.uniform(0.8, 1.1, 2)
     shown = demo_face.pose(clip.label, *halves)
