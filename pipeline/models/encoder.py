@@ -38,7 +38,7 @@ def create_encoder(
     try:
         encoder = timm.create_model(name, pretrained=pretrained, **{**args, "img_size": image_px, "num_classes": 0})
     except (TypeError, AssertionError) as error:
-        raise EncoderError(f"encoder {name} does not take img_size and encoder_args {args}: {error}") from error
+        raise EncoderError(f"encoder {name} does not take img_size and encoder_args {args}: {error!r}") from error
     except (OSError, RuntimeError) as error:
         raise EncoderError(
             f"encoder {name} with pretrained = {pretrained}, encoder_args = {args} cannot be created: {error}"

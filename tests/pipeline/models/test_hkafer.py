@@ -34,24 +34,25 @@ def total_loss(model, x) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("encoder", "px", "width"),
+    ("encoder", "px", "width", "layers"),
     [
-        ("vit_tiny_patch16_224", 32, 2 * 192),
-        ("vit_small_patch14_dinov2", 28, 2 * 384),
-        ("vit_small_patch14_reg4_dinov2", 28, 2 * 384),
-        ("vit_small_patch16_dinov3", 32, 2 * 384),
-        ("vit_base_patch16_siglip_224", 32, 768),
-        ("vit_base_patch16_clip_224", 32, 2 * 768),
+        ("vit_tiny_patch16_224", 32, 2 * 192, 4),
+        ("vit_small_patch14_dinov2", 28, 2 * 384, 4),
+        ("vit_small_patch14_reg4_dinov2", 28, 2 * 384, 4),
+        ("vit_small_patch16_dinov3", 32, 2 * 384, 4),
+        ("vit_base_patch16_siglip_224", 32, 768, 4),
+        ("vit_base_patch16_clip_224", 32, 2 * 768, 4),
+        ("eva02_base_patch14_224", 28, 2 * 768, 7),  # q, k, v apart and a gated feed-forward
     ],
 )
-def test_encoder_families_build_adapt_and_train(encoder, px, width):
+def test_encoder_families_build_adapt_and_train(encoder, px, width, layers):
     model = make_model(encoder, px=px, depth=1)
-    assert len(model.encoder.blocks[0].layers()) == 4
+    assert len(model.encoder.blocks[0].layers()) == layers
     output = model(torch.rand(2, 3, 2, px, px))
     assert output.logits.shape == (2, 3) and output.features.shape == (2, width)
     (output.logits.square().sum() + output.extra_loss).backward()
     ups = {name: p.grad.abs().sum() for name, p in model.named_parameters() if ".up." in name}
-    assert len(ups) == 16 and min(ups.values()) > 0
+    assert len(ups) == 4 * layers and min(ups.values()) > 0
 
 
 @pytest.mark.parametrize("router", ROUTERS)
