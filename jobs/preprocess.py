@@ -30,11 +30,11 @@ def plan(recipe: Recipe) -> None:
 
 
 def preprocess(recipe: Recipe) -> dict[str, Any]:
-    """Build the shard set, draw its contact sheet, write result.json; returns the result."""
+    """Build the shard set, draw its contact sheet, write result.json; returns the result of the last call with work."""
     from rich.progress import Progress
 
     from pipeline.progress import columns
-    from pipeline.run import write_result
+    from pipeline.run import RESULT, read_result, write_result
     from preprocessing.build import build
     from preprocessing.report import CONTACT_SHEET, contact_sheet, summary
 
@@ -56,10 +56,9 @@ def preprocess(recipe: Recipe) -> dict[str, Any]:
         console.print(f"nothing to do: all {report.samples_skipped:,} samples are finished")
     console.print(summary(report.shard_set))
     console.print(f"shards        {report.shard_set}\ncontact sheet {sheet}")
-    result = report.to_dict() | {"contact_sheet": str(sheet)}
-    if report.samples_done:
-        write_result(report.shard_set, result)
-    return result
+    if report.samples_done or not (report.shard_set / RESULT).exists():
+        write_result(report.shard_set, report.to_dict() | {"contact_sheet": str(sheet)})
+    return read_result(report.shard_set)
 
 
 if __name__ == "__main__":

@@ -42,8 +42,7 @@ def finished_result(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
         faults = [f"{k} was {before.get(k)!r}, is {after.get(k)!r}" for k in keys]
         fix = "a run continues only with its own recipe: choose another run.name, or restore the values"
         raise ConfigError(str(folder), [*faults, fix])
-    result = folder / RESULT
-    return json.loads(result.read_text("utf-8")) if result.exists() else None
+    return read_result(folder) if (folder / RESULT).exists() else None
 
 
 def bind(folder: Path, recipe: Recipe) -> None:
@@ -59,6 +58,11 @@ def write_result(folder: Path, result: dict[str, Any]) -> Path:
     fresh.write_text(json.dumps({**result, "finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}, indent=1))
     fresh.replace(path)
     return path
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """Content of the folder's result.json."""
+    return json.loads((folder / RESULT).read_text(encoding="utf-8"))
 
 
 def append_history(folder: Path, facts: dict[str, Any]) -> None:
