@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 SMALL = [
     "preprocess.sampling.frames=4",
     "preprocess.faces.crop_px=64",
