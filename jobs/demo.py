@@ -166,7 +166,7 @@ def _print(
     console.print(f"aligned faces {shards['contact_sheet']}")
     for name, result in trained.items():
         console.print(f"{name.upper():<13} {result['confusion_matrix']}")
-    console.print("all runs      make mlflow   (pages on http://127.0.0.1:5000)")
+    console.print("all runs      make mlflow   (pages on http://127.0.0.1:5000/#/experiments)")
     bundle = next(iter(trained.values()))["bundle"]
     console.print(f"your video    python -m jobs.predict run={Path(bundle).parent} input=<video, image or folder>")
 

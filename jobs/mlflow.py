@@ -28,7 +28,8 @@ def main(arguments: list[str] | None = None) -> None:
         if not database.exists():
             raise UsageError(f"{database} does not exist: train first (make demo), or give dir=<run.dir of your runs>")
         uri = f"sqlite:///{database}"
-    console.print(f"http://127.0.0.1:{settings.port} shows {uri}; stop with Ctrl-C")
+    # The home page of MLflow 3.17 opens on its GenAI view; the list of experiments shows the runs.
+    console.print(f"http://127.0.0.1:{settings.port}/#/experiments shows {uri}; stop with Ctrl-C")
     command = ["mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(settings.port)]
     subprocess.run([sys.executable, "-m", *command], check=True)
 
