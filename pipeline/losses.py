@@ -15,9 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.collectives import gather_rows, global_sum, world_size
-
-IGNORE = -100
-"""Label of a row that only fills a batch: no loss looks at it."""
+from pipeline.metrics import IGNORED
 
 PAPER_BETA_IB, RELEASED_BETA_IB = 0.1, 0.5
 NOTHING = -1e4
@@ -33,7 +31,7 @@ def cross_entropy(
     """Summed cross entropy of this rank and the number of clips in it (int64), for `global_mean`.
 
     Args:
-        label_B: int64 classes; IGNORE leaves a row out.
+        label_B: int64 classes; IGNORED leaves a row out.
         smoothing: label smoothing in [0, 1).
         class_weights_K: multiplies each class's terms, e.g. `balanced_weights`.
     """
@@ -43,11 +41,11 @@ def cross_entropy(
             logits_BK,
             label_B,
             weight=None if class_weights_K is None else class_weights_K.to(logits_BK),
-            ignore_index=IGNORE,
+            ignore_index=IGNORED,
             label_smoothing=smoothing,
             reduction="sum",
         )
-    return total, (label_B != IGNORE).sum()
+    return total, (label_B != IGNORED).sum()
 
 
 def global_mean(local_sum: Tensor, local_count: Tensor) -> Tensor:
@@ -94,7 +92,7 @@ def dsm_loss(
 
     Args:
         features_ND: not normalised.
-        label_N: int64 classes; IGNORE leaves a row out.
+        label_N: int64 classes; IGNORED leaves a row out.
         tau: temperature.
         eta: centre and width of the pair weights.
         beta_ib: coefficient of the variance; default 0.1, in `released` 0.5.
@@ -103,7 +101,7 @@ def dsm_loss(
     """
     with torch.autocast(features_ND.device.type, enabled=False):
         z_ND = _unit_rows(_widened(features_ND))
-        valid_N = label_N != IGNORE
+        valid_N = label_N != IGNORED
         others_NN = valid_N[:, None] & valid_N & ~torch.eye(len(label_N), dtype=torch.bool, device=z_ND.device)
         positive_NN = others_NN & (label_N[:, None] == label_N)
         variance = _variance(z_ND, valid_N)

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.losses import IGNORE, balanced_weights, cross_entropy, dsm_loss, gather, global_mean, lambdas
+from pipeline.losses import balanced_weights, cross_entropy, dsm_loss, gather, global_mean, lambdas
+from pipeline.metrics import IGNORED
 
 
 def dot(a, b):
@@ -91,7 +92,7 @@ def test_the_variance_has_the_coefficient_of_its_variant():
 def test_dsm_gradients_are_right(variant):
     torch.manual_seed(0)
     features = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
-    label = torch.tensor([0, 0, 1, IGNORE, 1])
+    label = torch.tensor([0, 0, 1, IGNORED, 1])
     # The released loss detaches its row maximum, which cancels in value but not in a finite difference.
     if variant == "paper":
         assert torch.autograd.gradcheck(lambda x: dsm_loss(x, label).loss, (features,))
@@ -106,7 +107,7 @@ def test_padding_rows_change_nothing():
     torch.manual_seed(0)
     features, label = torch.randn(6, 4), torch.tensor([0, 1, 0, 1, 2, 0])
     padded = torch.cat([features[:2], 9 * torch.randn(3, 4), features[2:]])
-    padded_label = torch.cat([label[:2], torch.full((3,), IGNORE), label[2:]])
+    padded_label = torch.cat([label[:2], torch.full((3,), IGNORED), label[2:]])
     for variant in ("paper", "released"):
         plain = dsm_loss(features, label, variant=variant)
         torch.testing.assert_close(tuple(dsm_loss(padded, padded_label, variant=variant)), tuple(plain))
@@ -136,7 +137,7 @@ CASES = {
     "one clip": (torch.randn(1, 4), [2]),
     "no positive pair": (torch.randn(3, 4), [0, 1, 2]),
     "one class": (torch.randn(4, 4), [1, 1, 1, 1]),
-    "padding only": (torch.randn(3, 4), [IGNORE] * 3),
+    "padding only": (torch.randn(3, 4), [IGNORED] * 3),
     "equal features": (torch.ones(4, 4), [0, 0, 1, 1]),
     "opposite features": (torch.tensor([[1.0], [-1.0], [1.0]]), [0, 0, 1]),
     "zero features": (torch.zeros(4, 4), [0, 0, 1, 1]),
@@ -196,7 +197,7 @@ def test_cross_entropy_equals_its_equation(rows, smoothing, weighted, seed, padd
         for k, value in enumerate(row):
             wanted = (1 - smoothing) * (k == target) + smoothing / 4
             expected -= (weights[k].item() if weighted else 1) * wanted * (value - log_partition)
-    padded = torch.cat([label, torch.full((padding,), IGNORE)])
+    padded = torch.cat([label, torch.full((padding,), IGNORED)])
     total, count = cross_entropy(logits, padded, smoothing=smoothing, class_weights_K=weights)
     assert total.item() == pytest.approx(expected, rel=1e-9, abs=1e-9) and count == rows
     assert global_mean(total, count).item() == pytest.approx(expected / rows, rel=1e-9, abs=1e-9)
@@ -204,7 +205,7 @@ def test_cross_entropy_equals_its_equation(rows, smoothing, weighted, seed, padd
 
 def test_a_batch_of_padding_has_zero_loss_and_gradient():
     logits = torch.randn(2, 3, requires_grad=True)
-    loss = global_mean(*cross_entropy(logits, torch.full((2,), IGNORE), smoothing=0.1))
+    loss = global_mean(*cross_entropy(logits, torch.full((2,), IGNORED), smoothing=0.1))
     loss.backward()
     assert loss == 0 and logits.grad.abs().max() == 0
 

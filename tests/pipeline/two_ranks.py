@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.collectives import gather_rows, global_sum
-from pipeline.losses import IGNORE, cross_entropy, dsm_loss, gather, global_mean
+from pipeline.losses import cross_entropy, dsm_loss, gather, global_mean
+from pipeline.metrics import IGNORED
 from pipeline.optim import SAM, NonFiniteError, assert_finite
 
-LABELS = [0, 1, 0, 2, 1, 0, IGNORE, 2]
+LABELS = [0, 1, 0, 2, 1, 0, IGNORED, 2]
 SPLITS = {"equal": (4, 4), "uneven": (5, 3), "one rank has padding only": (6, 1)}
 
 

@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 
 import pytest
@@ -9,8 +8,6 @@ from safetensors.torch import load_file, save_file
 from pipeline.models.encoder import EncoderError, create_encoder
 
 ARGS = {"depth": 1}
-REAL = Path(os.environ.get("FERFLOW_TEST_DATA", Path(__file__).parents[4] / "shared" / "data"))
-DEIT = REAL / "weights" / "deit_tiny_patch16_224.safetensors"
 
 
 def make_weights(path, name="vit_tiny_patch16_224", px=64, **args):
@@ -96,9 +93,9 @@ def test_unreadable_weights_are_named(tmp_path):
 
 
 @pytest.mark.real
-@pytest.mark.skipif(not DEIT.is_file(), reason="real DeiT weights are not there (FERFLOW_TEST_DATA)")
-def test_published_weights_load_at_another_image_size():
-    encoder = create_encoder("deit_tiny_patch16_224", 112, args={}, weights=str(DEIT))
-    published = load_file(str(DEIT))
+def test_published_weights_load_at_another_image_size(real_data: Path) -> None:
+    file = str(real_data / "weights" / "deit_tiny_patch16_224.safetensors")
+    encoder = create_encoder("deit_tiny_patch16_224", 112, args={}, weights=file)
+    published = load_file(file)
     assert torch.equal(encoder.blocks[11].mlp.fc2.weight, published["blocks.11.mlp.fc2.weight"])
     assert encoder.pos_embed.shape == (1, 50, 192)
