@@ -17,7 +17,7 @@ from preprocessing.shards import ShardSet
 
 
 class EvaluationError(RuntimeError):
-    """Rows were lost or doubled on the way: the counts cannot be trusted."""
+    """Rows were lost or doubled on the way, or hold classes that the model does not know: there is no score."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def evaluate(
         workers: model replicas.
 
     Raises:
-        EvaluationError: the result does not hold exactly the ids asked for.
+        EvaluationError: the result does not hold exactly the ids asked for, or labels that the model lacks.
     """
     recipe, facts, _ = read_bundle(bundle)
     clips = clip_dataset(shard_set, ids, frames=recipe.data.frames, side_px=recipe.data.image_px)
@@ -77,6 +77,9 @@ def evaluate(
 
 
 def _score(table: pd.DataFrame, classes: list[str]) -> Scores:
+    strange = sorted(set(table["label"]) - set(classes))
+    if strange:
+        raise EvaluationError(f"the model knows {', '.join(classes)}; the clips also hold {', '.join(strange)}")
     probabilities = torch.from_numpy(table[[f"p_{name}" for name in classes]].to_numpy(np.float32))
     labels = torch.tensor([classes.index(name) for name in table["label"]])
     return Scores.from_counts(confusion(probabilities, labels), classes)
